@@ -1,0 +1,1 @@
+//! Hints and kept topics: the embedded log and JetStream behind one port.

@@ -1,0 +1,1 @@
+//! guildhall.toml: defaults, file, environment, flags; every fault at once.

@@ -1,0 +1,1 @@
+//! The door: MCP, REST, identity, limits, routing.

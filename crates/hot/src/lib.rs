@@ -1,0 +1,1 @@
+//! The hot store: memory and Redis behind one port.

@@ -1,0 +1,1 @@
+//! How one service calls another: transports, status, call context on the wire.

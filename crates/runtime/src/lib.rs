@@ -1,0 +1,1 @@
+//! A process of the hall: start-up, shutdown, tasks, health, listeners, telemetry.

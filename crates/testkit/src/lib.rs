@@ -1,0 +1,1 @@
+//! Real engines, contract suites, a fixed clock, faults: what tests need.
