@@ -7,6 +7,17 @@ use serde_json::{Map, Value};
 
 use crate::{AgentId, Error, Result, TenantId, Timestamp};
 
+/// Hints about agents. Their payload is a JSON object with at least `agent_id`; the tenant is the envelope's.
+pub mod subject {
+    use crate::ports::bus::Subject;
+
+    pub const JOINED: Subject = Subject("agent.joined");
+    pub const CHANGED: Subject = Subject("agent.changed");
+    pub const LEFT: Subject = Subject("agent.left");
+    /// The payload also has `status` and `previous`.
+    pub const STATUS: Subject = Subject("agent.status");
+}
+
 /// Free metadata an agent may carry, as JSON text. Keeps a roster of 10,000 agents small.
 pub const METADATA_MAX_BYTES: usize = 16 * 1024;
 /// Capabilities and roles of one agent.
