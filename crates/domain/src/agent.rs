@@ -230,7 +230,8 @@ impl NewAgent {
         if let Some(key) = &self.public_key {
             key.check()?;
         }
-        let metadata_bytes = self.metadata.as_ref().map_or(0, |m| serde_json::to_string(m).map_or(usize::MAX, |t| t.len()));
+        let metadata_bytes =
+            self.metadata.as_ref().map_or(0, |m| serde_json::to_string(m).map_or(usize::MAX, |t| t.len()));
         if metadata_bytes > METADATA_MAX_BYTES {
             return Err(Error::new(
                 crate::ErrorCode::PayloadTooLarge,
@@ -321,7 +322,10 @@ mod tests {
         let rule = PresenceRule::default();
         let last = Timestamp::from_millis(0);
         let at = |s: i64| rule.judge(Some(last), false, Timestamp::from_millis(s * 1000));
-        assert_eq!((at(59), at(60), at(89), at(90)), (Presence::Active, Presence::Idle, Presence::Idle, Presence::Offline));
+        assert_eq!(
+            (at(59), at(60), at(89), at(90)),
+            (Presence::Active, Presence::Idle, Presence::Idle, Presence::Offline)
+        );
         assert_eq!(rule.judge(Some(last), true, Timestamp::from_millis(1)), Presence::Busy);
         assert_eq!(rule.judge(None, true, last), Presence::Offline);
     }

@@ -85,12 +85,62 @@ pub struct AuditRecord {
     pub act: String,
     pub target: String,
     pub outcome: Outcome,
-    /// SHA-256 over salt and body, hex.
+    /// SHA-256 over the salt's bytes and [`canonical_body`], hex.
     pub body_hash: String,
-    /// Erased together with the body when a person is to be forgotten; the hash, and so the chain, stays.
+    /// 16 random bytes, hex. Erased together with the body when a person is to be forgotten; the hash, and so the
+    /// chain, stays, and without the salt nobody can try bodies against it.
+    pub salt: Option<String>,
     pub body: Option<Value>,
     /// SHA-256 over the hash before it and this record, hex; `None` until sealed.
     pub hash: Option<String>,
+}
+
+/// What of a body is hashed: its value, not its text. An engine may keep JSON in its own order and spelling (JSONB
+/// sorts keys and writes 1e3 as 1000); the hash must not notice.
+pub fn canonical_body(body: &Value) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write_canonical(body, &mut bytes);
+    bytes
+}
+
+fn write_canonical(value: &Value, out: &mut Vec<u8>) {
+    let length = |length: usize, out: &mut Vec<u8>| out.extend_from_slice(&(length as u64).to_be_bytes());
+    match value {
+        Value::Null => out.push(b'n'),
+        Value::Bool(yes) => out.extend_from_slice(if *yes { b"t" } else { b"f" }),
+        Value::Number(number) => {
+            // Rust writes a float in plain digits, the fewest that mean it: 1e3 and 1000 become the same.
+            let text = match number.as_f64() {
+                Some(zero) if zero == 0.0 => "0".to_owned(),
+                Some(float) if number.is_f64() => float.to_string(),
+                _ => number.to_string(),
+            };
+            out.push(b'#');
+            length(text.len(), out);
+            out.extend_from_slice(text.as_bytes());
+        }
+        Value::String(text) => {
+            out.push(b'"');
+            length(text.len(), out);
+            out.extend_from_slice(text.as_bytes());
+        }
+        Value::Array(items) => {
+            out.push(b'[');
+            length(items.len(), out);
+            items.iter().for_each(|item| write_canonical(item, out));
+        }
+        Value::Object(fields) => {
+            out.push(b'{');
+            length(fields.len(), out);
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_unstable_by_key(|(name, _)| *name);
+            for (name, value) in fields {
+                length(name.len(), out);
+                out.extend_from_slice(name.as_bytes());
+                write_canonical(value, out);
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -118,5 +168,46 @@ pub struct AuditVerdict {
 impl AuditVerdict {
     pub fn holds(&self) -> bool {
         self.faults.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn canonical(json: &str) -> Vec<u8> {
+        canonical_body(&serde_json::from_str(json).unwrap())
+    }
+
+    #[test]
+    fn a_body_that_an_engine_respelled_still_has_its_hash() {
+        for (written, kept) in [
+            (r#"{"b":1,"a":[true,null]}"#, r#"{"a": [true, null], "b": 1}"#),
+            ("1e3", "1000"),
+            ("1.50", "1.5"),
+            ("-0.0", "0"),
+            ("1e16", "10000000000000000"),
+            ("1.2345678901234567e19", "12345678901234567000"),
+            ("1e300", &format!("1{}", "0".repeat(300))),
+            ("1e-7", "0.0000001"),
+        ] {
+            assert_eq!(canonical(written), canonical(kept), "{written} and {kept}");
+        }
+    }
+
+    #[test]
+    fn bodies_that_differ_do_not_share_a_hash() {
+        for (one, other) in [
+            ("9007199254740993", "9007199254740992"),
+            ("\"1\"", "1"),
+            ("null", "false"),
+            (r#"["ab"]"#, r#"["a","b"]"#),
+            (r#"[[1],2]"#, r#"[[1,2]]"#),
+            (r#"{"a":"b"}"#, r#"["a","b"]"#),
+            (r#"{"a":{"b":1}}"#, r#"{"a":{},"b":1}"#),
+            ("0.1", "0.10000000000000002"),
+        ] {
+            assert_ne!(canonical(one), canonical(other), "{one} and {other}");
+        }
     }
 }

@@ -14,6 +14,8 @@ pub mod roles {
     pub const AGENT: &str = "agent";
     /// May look, and change nothing.
     pub const OBSERVER: &str = "observer";
+    /// Carried by the hall's own services alone. No token, key or issuer may grant it: `guard` refuses to.
+    pub const HALL: &str = "hall";
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -72,7 +74,12 @@ impl Principal {
 
     /// The hall itself, for work that no caller asked for.
     pub fn hall(tenant: TenantId, service: &'static str) -> Self {
-        Self::new(tenant, PrincipalKind::Service, service, [roles::ADMIN])
+        Self::new(tenant, PrincipalKind::Service, service, [roles::ADMIN, roles::HALL])
+    }
+
+    /// Whether this is one of the hall's own services.
+    pub fn is_hall(&self) -> bool {
+        self.kind == PrincipalKind::Service && self.has_role(roles::HALL)
     }
 
     pub fn has_role(&self, role: &str) -> bool {

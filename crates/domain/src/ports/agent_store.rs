@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use secrecy::SecretBox;
 
 use crate::{
-    Agent, AgentChange, AgentId, AuditEntry, NewAgent, PublicKey, RegistrationKey, Result, SigningKey, TenantId, Timestamp,
-    access::Revocation,
+    Agent, AgentChange, AgentId, AuditEntry, NewAgent, PublicKey, RegistrationKey, Result, SigningKey, TenantId,
+    Timestamp, access::Revocation,
 };
 
 /// What registering may do with an id that is already there.
@@ -67,7 +67,13 @@ pub trait AgentStore: Send + Sync + 'static {
     async fn agent(&self, tenant: &TenantId, agent: &AgentId) -> Result<Option<Agent>>;
 
     /// `None` when there is no such agent; then nothing is recorded either.
-    async fn edit(&self, tenant: &TenantId, agent: &AgentId, edit: AgentEdit, audit: AuditEntry) -> Result<Option<Agent>>;
+    async fn edit(
+        &self,
+        tenant: &TenantId,
+        agent: &AgentId,
+        edit: AgentEdit,
+        audit: AuditEntry,
+    ) -> Result<Option<Agent>>;
 
     /// Removes the record and ends its tokens. Gives the version of the change, `None` when there is no such agent.
     async fn remove(&self, tenant: &TenantId, agent: &AgentId, audit: AuditEntry) -> Result<Option<u64>>;
@@ -98,7 +104,8 @@ pub trait AgentStore: Send + Sync + 'static {
     ) -> Result<()>;
 
     /// `secret_hash`: SHA-256 of the whole key; the key itself is never stored.
-    async fn add_registration_key(&self, key: &RegistrationKey, secret_hash: [u8; 32], audit: AuditEntry) -> Result<()>;
+    async fn add_registration_key(&self, key: &RegistrationKey, secret_hash: [u8; 32], audit: AuditEntry)
+    -> Result<()>;
     /// The key with this hash, revoked and expired ones too: the registry judges.
     async fn registration_key(&self, secret_hash: [u8; 32]) -> Result<Option<RegistrationKey>>;
     async fn registration_keys(&self, tenant: &TenantId) -> Result<Vec<RegistrationKey>>;

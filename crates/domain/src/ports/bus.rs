@@ -134,10 +134,21 @@ pub trait Bus: Send + Sync + 'static {
 
     /// Answered once it is as safe as `durability` says. `key`: within two minutes, the same publisher's same key
     /// on the same topic adds nothing.
-    async fn publish(&self, tenant: &TenantId, topic: &Topic, key: Option<&str>, envelope: Envelope) -> Result<Published>;
+    async fn publish(
+        &self,
+        tenant: &TenantId,
+        topic: &Topic,
+        key: Option<&str>,
+        envelope: Envelope,
+    ) -> Result<Published>;
     /// What is kept, in order, then what comes, without a gap. Ends with an error when the engine goes away; go on
     /// with `After` the last one seen.
-    async fn replay(&self, tenant: &TenantId, topic: &Topic, from: ReplayFrom) -> Result<BoxStream<'static, Result<Event>>>;
+    async fn replay(
+        &self,
+        tenant: &TenantId,
+        topic: &Topic,
+        from: ReplayFrom,
+    ) -> Result<BoxStream<'static, Result<Event>>>;
 
     /// Says whether the engine answers.
     async fn ping(&self) -> Result<()>;
