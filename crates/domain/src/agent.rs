@@ -280,7 +280,8 @@ pub struct AgentQuery {
 /// One page, in the order of ids.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AgentPage {
-    pub agents: Vec<Arc<Agent>>,
+    /// Shared, so that handing out a page of a thousand costs no more than one of ten.
+    pub agents: Arc<[Arc<Agent>]>,
     /// How many match, over all pages.
     pub total: usize,
     /// Where the next page begins; `None` on the last.
