@@ -1,4 +1,7 @@
 //! Real engines, contract suites, a fixed clock, faults: what tests need.
 
+pub mod clock;
 pub mod contract;
+pub mod engines;
+pub mod entropy;
 pub mod fault;
