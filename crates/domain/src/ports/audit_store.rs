@@ -16,6 +16,17 @@ pub struct Epoch {
     pub closed: bool,
 }
 
+/// What is really there of a writer's epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    pub writer: String,
+    pub epoch: u64,
+    pub records: u64,
+    /// How many of them have no place in the chain yet.
+    pub unsealed: u64,
+    pub last_number: u64,
+}
+
 /// Where a tenant's chain ends.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Head {
@@ -50,8 +61,8 @@ pub trait AuditStore: Send + Sync + 'static {
     /// Sealed records after `position`, in order: what verifying reads.
     async fn sealed(&self, tenant: &TenantId, after: u64, limit: usize) -> Result<Vec<AuditRecord>>;
     async fn epochs(&self, tenant: &TenantId) -> Result<Vec<Epoch>>;
-    /// Per writer and epoch: how many records there are and the largest number. Compared with [`Self::epochs`].
-    async fn written(&self, tenant: &TenantId) -> Result<Vec<Epoch>>;
+    /// Counted from the records themselves, to be compared with [`Self::epochs`].
+    async fn written(&self, tenant: &TenantId) -> Result<Vec<Written>>;
     /// This process writes no more: its epochs end here.
     async fn close_epochs(&self) -> Result<()>;
 }
