@@ -310,6 +310,9 @@ impl Spec {
             .arg("--")
             .arg(&self.program)
             .args(&self.arguments)
+            // What the shell of whoever runs the tests has set is no part of them.
+            .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .envs(self.environment)
             .current_dir("/")
             .stdin(Stdio::null())
