@@ -1,0 +1,43 @@
+//! What carries hints and events.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Section, url_from_file};
+use crate::{EngineUrl, Faults};
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bus {
+    pub url: EngineUrl,
+    pub url_file: Option<PathBuf>,
+}
+
+impl Bus {
+    pub fn is_embedded(&self) -> bool {
+        self.url.scheme() == "embedded"
+    }
+}
+
+impl Section for Bus {
+    const KEY: &'static str = "bus";
+
+    fn complete(&mut self, data_dir: &Path, faults: &mut Faults) {
+        url_from_file("bus.url_file", self.url_file.as_deref(), &mut self.url, faults);
+        if self.is_embedded() && self.url.path().is_empty() {
+            self.url = EngineUrl::new(format!("embedded:{}", data_dir.join("bus").display()));
+        }
+    }
+
+    fn validate(&self, faults: &mut Faults) {
+        super::check_engine_url(
+            "bus.url",
+            &self.url,
+            &["embedded"],
+            &["nats", "tls"],
+            "\"embedded:\" or \"nats://host:4222\"",
+            faults,
+        );
+    }
+}
