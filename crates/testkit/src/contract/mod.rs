@@ -1,6 +1,8 @@
 //! What every engine behind a port must do, said once: named tests over `Arc<dyn Port>`, which each engine's crate
 //! stamps for each of its backends, once bare and once behind [`crate::fault::Faulty`].
 
+pub mod hot;
+
 use std::time::Duration;
 
 use guildhall_domain::{Error, ErrorCode, Result};

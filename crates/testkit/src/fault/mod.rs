@@ -4,6 +4,8 @@
 //! what has none. A suite that passes behind it does what a right caller does: it repeats what is idempotent and
 //! waits for reads to catch up (see [`crate::contract`]).
 
+mod hot;
+
 use std::{any::Any, collections::HashMap, fmt::Debug, sync::Arc, time::Duration};
 
 use guildhall_domain::{Error, Result};
