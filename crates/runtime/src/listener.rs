@@ -1,0 +1,204 @@
+//! An address the process answers on: binding it, and serving HTTP on it without letting slow or idle clients
+//! use the process up.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::extract::ConnectInfo;
+use bytes::Bytes;
+use guildhall_domain::{Error, Result};
+use http::{Request, Response};
+use http_body::Body;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use socket2::{Domain, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_util::task::TaskTracker;
+use tower::{BoxError, Service, ServiceExt};
+
+use crate::Shutdown;
+
+/// Connections that wait in the kernel to be accepted.
+const BACKLOG: i32 = 1024;
+/// Open connections of one listener; above it, new ones wait in the kernel. Each costs some 20 KiB.
+const CONNECTIONS_MAX: usize = 8 * 1024;
+/// A client that needs longer to say what it wants holds a connection for nothing.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// HTTP/2 connections are asked this often whether anyone is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Requests side by side on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 1024;
+/// HTTP/2 libraries default to 16 KiB, too little for the details of an error between services.
+const HEADER_LIST_MAX_BYTES: u32 = 64 * 1024;
+/// Accepting fails when file handles run out; to try again at once would only burn the processor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+    header_timeout: Duration,
+}
+
+impl Listener {
+    /// `setting` names what chooses the address, for the error: `gateway.listen or --listen`.
+    pub fn bind(address: SocketAddr, setting: &str) -> Result<Self> {
+        let bound = bind(address).and_then(|socket| Ok((socket.local_addr()?, socket)));
+        let (address, socket) = bound.map_err(|error| explain(address, setting, &error))?;
+        Ok(Self { socket, address, header_timeout: HEADER_TIMEOUT })
+    }
+
+    /// The address it is bound to: with the port that was found when port 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers HTTP/1.1 and HTTP/2, upgrades included, with `service`, an axum `Router` for example. Handlers find the
+    /// peer's address as `ConnectInfo<SocketAddr>`. Ends when the shutdown has begun and the last connection is done,
+    /// or is out of time.
+    pub async fn serve<S, B>(self, service: S, shutdown: &Shutdown)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let connections = TaskTracker::new();
+        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let next = async {
+                let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
+                (permit, self.socket.accept().await)
+            };
+            let (permit, accepted) = tokio::select! {
+                () = shutdown.soft().cancelled() => break,
+                next = next => next,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let connection =
+                        serve_connection(stream, peer, service.clone(), self.header_timeout, shutdown.clone());
+                    connections.spawn(async move {
+                        connection.await;
+                        drop(permit);
+                    });
+                }
+                // The client went away while it waited.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!("cannot accept connections on {}: {error}", self.address);
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(self.socket);
+        connections.close();
+        connections.wait().await;
+    }
+}
+
+async fn serve_connection<S, B>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    service: S,
+    header_timeout: Duration,
+    shutdown: Shutdown,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    // Answers are small and awaited: to gather them into fuller packets only delays them.
+    let _ = stream.set_nodelay(true);
+    let asked = Arc::new(AtomicBool::new(false));
+    let ask = asked.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        ask.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        service.clone().oneshot(request)
+    });
+
+    let builder = builder(header_timeout);
+    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    // hyper's own header time-out begins only once it knows which HTTP is spoken, and HTTP/2 has none.
+    let mut first_request = pin!(tokio::time::sleep(header_timeout));
+    let (mut waits_for_request, mut leaving) = (true, false);
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(client.address = %peer, "connection ended: {error}");
+                }
+                return;
+            }
+            () = &mut first_request, if waits_for_request => {
+                if !asked.load(Ordering::Relaxed) {
+                    tracing::debug!(client.address = %peer, "no request in time: connection closed");
+                    return;
+                }
+                waits_for_request = false;
+            }
+            () = shutdown.soft().cancelled(), if !leaving => {
+                connection.as_mut().graceful_shutdown();
+                leaving = true;
+            }
+            () = shutdown.hard().cancelled() => return,
+        }
+    }
+}
+
+fn builder(header_timeout: Duration) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_LIST_MAX_BYTES);
+    builder
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // A restart finds the port free although connections of the process before are still being wound up.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn explain(address: SocketAddr, setting: &str, error: &io::Error) -> Error {
+    let (ip, port) = (address.ip(), address.port());
+    match error.kind() {
+        io::ErrorKind::AddrInUse => Error::unavailable(format!(
+            "port {port} on {ip} is taken by another program: stop that program, or choose another port with {setting}"
+        )),
+        io::ErrorKind::PermissionDenied => {
+            Error::denied(format!("this user may not listen on port {port}: choose one above 1023 with {setting}"))
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            Error::invalid(format!("{ip} is not an address of this machine: choose another with {setting}"))
+        }
+        _ => Error::internal(format!("cannot listen on {address}: {error}; choose another address with {setting}")),
+    }
+}
