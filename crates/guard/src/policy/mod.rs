@@ -242,3 +242,6 @@ fn named_roles(principal: &Principal) -> String {
     }
     principal.roles.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests;
