@@ -1,1 +1,109 @@
 //! SQL for SQLite and Postgres, and the migrations of both.
+//!
+//! How a write flows: a port's method (`agents.rs`, `access.rs`, `audit.rs`) hands a closure over one connection to
+//! the [`writer`], which runs it in a transaction together with whatever else waits, and answers once that is
+//! committed. The act and its audit record are rows of that one transaction. How a read flows: the method asks the
+//! pool of readers, which never waits for a writer.
+//!
+//! Each statement is one text for both engines, `$1` placeholders and all; a macro stamps the methods for the concrete
+//! types of each ([`engine`] says what differs). `sqlx::Any` would spare the macro and cannot read booleans.
+//!
+//! To add a table: a migration for each engine under `migrations/`, never a change to one that was released; on
+//! Postgres with the tenant in its primary key and partitioned by hash from the start, for that cannot be added later.
+
+mod access;
+mod agent_store;
+mod agents;
+mod audit;
+mod audit_store;
+mod engine;
+mod failure;
+mod many;
+mod migrate;
+mod row;
+mod url;
+mod writer;
+
+use std::sync::Arc;
+
+use guildhall_domain::{
+    Clock, Entropy, Result,
+    ports::{AgentStore, AuditStore},
+};
+
+use crate::{audit::Scribe, engine::Sql};
+pub use crate::{
+    migrate::{Migrated, SchemaState},
+    url::DatabaseUrl,
+};
+
+pub struct StoreOptions {
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+    /// The name of this process in the audit chain, for example the pod's.
+    pub writer: String,
+    /// Connections to Postgres, or readers of the SQLite file; at least 2.
+    pub max_connections: u32,
+}
+
+/// The hall's database. Cheap to clone.
+#[derive(Clone)]
+pub struct Store(Either);
+
+#[derive(Clone)]
+enum Either {
+    Sqlite(Arc<Sql<sqlx::Sqlite>>),
+    Postgres(Arc<Sql<sqlx::Postgres>>),
+}
+
+/// The same expression over either engine.
+macro_rules! on_either {
+    ($store:expr, $sql:ident => $body:expr) => {
+        match &$store.0 {
+            Either::Sqlite($sql) => $body,
+            Either::Postgres($sql) => $body,
+        }
+    };
+}
+
+impl Store {
+    /// Touches nothing yet: an engine that is away is an error of the call that needs it. Must be called within a
+    /// Tokio runtime.
+    pub fn connect(url: &DatabaseUrl, options: StoreOptions) -> Self {
+        let scribe = Arc::new(Scribe::new(options.clock, options.entropy, options.writer));
+        Self(match url {
+            DatabaseUrl::Sqlite(path) => Either::Sqlite(Arc::new(Sql::open(path, options.max_connections, scribe))),
+            DatabaseUrl::Postgres(server) => {
+                Either::Postgres(Arc::new(Sql::reach(server, options.max_connections, scribe)))
+            }
+        })
+    }
+
+    pub fn agents(&self) -> Arc<dyn AgentStore> {
+        on_either!(self, sql => sql.clone())
+    }
+
+    pub fn audit(&self) -> Arc<dyn AuditStore> {
+        on_either!(self, sql => sql.clone())
+    }
+
+    /// Brings the database to this program's schema. Safe to run twice, and from two processes at once. A database
+    /// that a newer program has migrated is left alone and refused.
+    pub async fn migrate(&self) -> Result<Migrated> {
+        on_either!(self, sql => sql.migrate().await)
+    }
+
+    pub async fn schema(&self) -> Result<SchemaState> {
+        on_either!(self, sql => sql.schema().await)
+    }
+
+    /// Says whether the engine answers.
+    pub async fn ping(&self) -> Result<()> {
+        on_either!(self, sql => sql.ping().await)
+    }
+
+    /// Finishes the writes that wait, then closes every connection. Later calls are refused.
+    pub async fn close(&self) {
+        on_either!(self, sql => sql.close().await);
+    }
+}

@@ -1,0 +1,311 @@
+//! The tables of the audit chain, and the scribe who writes this process's part of it.
+//!
+//! A number is taken in the transaction of the act that it counts, by adding to the epoch's row: an act that is
+//! undone gives its number back, so that a number that is missing means a record that was taken away.
+
+use std::{collections::BTreeMap, future::Future, sync::Arc};
+
+use guildhall_domain::{
+    AuditEntry, Clock, Entropy, Error, Result, TenantId, Timestamp,
+    audit::{AuditQuery, canonical_body},
+    ports::audit_store::Head,
+};
+use sha2::{Digest, Sha256};
+use sqlx::{PgConnection, Postgres, QueryBuilder, Sqlite, SqliteConnection};
+
+use crate::{
+    failure::Failure,
+    row::{AuditRow, EpochRow, WrittenRow, count, hex, json, signed},
+};
+
+/// Records a query gives when it does not say, and at most.
+const PAGE: usize = 100;
+const PAGE_MAX: usize = 1_000;
+
+/// 14 values each: within the 32,766 that a statement of SQLite binds.
+const RECORDS_A_STATEMENT: usize = 1_000;
+
+const TAKE_NUMBERS: &str = "UPDATE audit_epochs
+    SET last_number = last_number + $4, last_at = CASE WHEN last_at > $5 THEN last_at ELSE $5 END
+    WHERE tenant = $1 AND writer = $2 AND run = $3 AND NOT closed
+    RETURNING epoch, last_number, last_at";
+const OPEN_EPOCH: &str = "INSERT INTO audit_epochs (tenant, writer, epoch, run, last_number, last_at, closed)
+    SELECT $1, $2, COALESCE(MAX(epoch), 0) + 1, $3, 0, 0, FALSE FROM audit_epochs WHERE tenant = $1 AND writer = $2
+    ON CONFLICT DO NOTHING";
+const CLOSE_EPOCHS: &str = "UPDATE audit_epochs SET closed = TRUE WHERE writer = $1 AND run = $2 AND NOT closed";
+const EPOCHS: &str = "SELECT writer, epoch, last_number, closed FROM audit_epochs
+    WHERE tenant = $1 ORDER BY writer, epoch";
+
+const ADD_RECORDS: &str = "INSERT INTO audit_records (tenant, writer, epoch, number, recorded_at, at, actor_kind,
+    actor, act, target, outcome, salt, body, body_hash) ";
+const QUERY: &str = "SELECT * FROM audit_records
+    WHERE tenant = $1 AND ($2 IS NULL OR actor = $2) AND ($3 IS NULL OR substr(act, 1, length($3)) = $3)
+        AND ($4 IS NULL OR target = $4) AND at >= $5 AND at <= $6
+    ORDER BY at DESC, recorded_at DESC, writer, epoch DESC, number DESC LIMIT $7";
+const WRITTEN: &str = "SELECT writer, epoch, COUNT(*) AS records, COUNT(*) - COUNT(position) AS unsealed,
+        MAX(number) AS last_number
+    FROM audit_records WHERE tenant = $1 GROUP BY writer, epoch ORDER BY writer, epoch";
+
+const UNSEALED_TENANTS: &str = "SELECT DISTINCT tenant FROM audit_records WHERE position IS NULL ORDER BY tenant";
+const UNSEALED: &str = "SELECT * FROM audit_records WHERE tenant = $1 AND position IS NULL
+    ORDER BY recorded_at, writer, epoch, number LIMIT $2";
+const SEALED: &str = "SELECT * FROM audit_records WHERE tenant = $1 AND position > $2 ORDER BY position LIMIT $3";
+const HEAD: &str = "SELECT position, hash FROM audit_heads WHERE tenant = $1";
+const FIRST_HEAD: &str = "INSERT INTO audit_heads (tenant, position, hash) VALUES ($1, 0, '') ON CONFLICT DO NOTHING";
+const MOVE_HEAD: &str = "UPDATE audit_heads SET position = $4, hash = $5
+    WHERE tenant = $1 AND position = $2 AND hash = $3";
+
+/// One process as a writer of the chain.
+pub(crate) struct Scribe {
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    writer: String,
+    /// Random, so that two processes of the same name do not write in one epoch.
+    run: String,
+}
+
+/// The numbers a scribe has taken: the last of them, and the moment that their records are ordered by.
+pub(crate) type Numbers = (i64, i64, i64);
+
+/// A record on its way into the table.
+pub(crate) struct NewRecord<'a> {
+    entry: &'a AuditEntry,
+    number: i64,
+    salt: [u8; 16],
+    body: String,
+    body_hash: String,
+}
+
+impl Scribe {
+    pub(crate) fn new(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>, writer: String) -> Self {
+        let mut run = [0; 16];
+        entropy.fill(&mut run);
+        Self { clock, entropy, writer, run: hex(&run) }
+    }
+
+    /// Adds the entries to this transaction, each with the next number of its tenant's epoch.
+    pub(crate) async fn record(&self, tables: &mut impl AuditTables, entries: &[AuditEntry]) -> Result<(), Failure> {
+        let mut of_tenant: BTreeMap<&TenantId, Vec<&AuditEntry>> = BTreeMap::new();
+        for entry in entries {
+            of_tenant.entry(&entry.tenant).or_default().push(entry);
+        }
+        for (tenant, entries) in of_tenant {
+            let (epoch, last, recorded_at) = self.take_numbers(tables, tenant, entries.len()).await?;
+            let first = last + 1 - signed(entries.len() as u64);
+            let records = (first..).zip(entries).map(|(number, entry)| self.seal_in(entry, number));
+            let records: Vec<_> = records.collect::<Result<_, Failure>>()?;
+            tables.add_records(&self.writer, epoch, recorded_at, &records).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn close_epochs(&self, tables: &mut impl AuditTables) -> Result<(), Failure> {
+        tables.close_epochs(&self.writer, &self.run).await
+    }
+
+    /// The first time in this life of the process, it opens an epoch for the tenant.
+    async fn take_numbers(
+        &self,
+        tables: &mut impl AuditTables,
+        tenant: &TenantId,
+        how_many: usize,
+    ) -> Result<Numbers, Failure> {
+        let (how_many, now) = (signed(how_many as u64), self.clock.now());
+        if let Some(numbers) = tables.take_numbers(tenant, &self.writer, &self.run, how_many, now).await? {
+            return Ok(numbers);
+        }
+        tables.open_epoch(tenant, &self.writer, &self.run).await?;
+        let numbers = tables.take_numbers(tenant, &self.writer, &self.run, how_many, now).await?;
+        numbers.ok_or_else(|| {
+            Failure::Refused(Error::unavailable(format!(
+                "another process begins to write the audit chain under the name {} at this moment; repeat the call, \
+                 and give each process a name of its own",
+                self.writer
+            )))
+        })
+    }
+
+    fn seal_in<'a>(&self, entry: &'a AuditEntry, number: i64) -> Result<NewRecord<'a>, Failure> {
+        let mut salt = [0; 16];
+        self.entropy.fill(&mut salt);
+        let hash = Sha256::new().chain_update(salt).chain_update(canonical_body(&entry.body)).finalize();
+        Ok(NewRecord { entry, number, salt, body: json(&entry.body)?, body_hash: hex(&hash) })
+    }
+}
+
+pub(crate) trait AuditTables: Send {
+    /// `None` when this run has no open epoch for the tenant.
+    fn take_numbers(
+        &mut self,
+        tenant: &TenantId,
+        writer: &str,
+        run: &str,
+        how_many: i64,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Numbers>, Failure>> + Send;
+    /// Does nothing when another process opens the same one at this moment.
+    fn open_epoch(
+        &mut self,
+        tenant: &TenantId,
+        writer: &str,
+        run: &str,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn close_epochs(&mut self, writer: &str, run: &str) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn epochs(&mut self, tenant: &TenantId) -> impl Future<Output = Result<Vec<EpochRow>, Failure>> + Send;
+
+    fn add_records(
+        &mut self,
+        writer: &str,
+        epoch: i64,
+        recorded_at: i64,
+        records: &[NewRecord<'_>],
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn query(
+        &mut self,
+        tenant: &TenantId,
+        query: &AuditQuery,
+    ) -> impl Future<Output = Result<Vec<AuditRow>, Failure>> + Send;
+    fn written(&mut self, tenant: &TenantId) -> impl Future<Output = Result<Vec<WrittenRow>, Failure>> + Send;
+
+    fn unsealed_tenants(&mut self) -> impl Future<Output = Result<Vec<String>, Failure>> + Send;
+    fn unsealed(
+        &mut self,
+        tenant: &TenantId,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<AuditRow>, Failure>> + Send;
+    fn sealed(
+        &mut self,
+        tenant: &TenantId,
+        after: u64,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<AuditRow>, Failure>> + Send;
+    fn head(&mut self, tenant: &TenantId) -> impl Future<Output = Result<Head, Failure>> + Send;
+    /// False when the head is not at `from`.
+    fn move_head(
+        &mut self,
+        tenant: &TenantId,
+        from: &Head,
+        to: &Head,
+    ) -> impl Future<Output = Result<bool, Failure>> + Send;
+}
+
+macro_rules! audit_tables {
+    ($connection:ty, $engine:ty) => {
+        impl AuditTables for $connection {
+            async fn take_numbers(
+                &mut self,
+                tenant: &TenantId,
+                writer: &str,
+                run: &str,
+                how_many: i64,
+                now: Timestamp,
+            ) -> Result<Option<Numbers>, Failure> {
+                let take = sqlx::query_as(TAKE_NUMBERS)
+                    .bind(tenant.as_str())
+                    .bind(writer)
+                    .bind(run)
+                    .bind(how_many)
+                    .bind(now.as_millis());
+                Ok(take.fetch_optional(self).await?)
+            }
+
+            async fn open_epoch(&mut self, tenant: &TenantId, writer: &str, run: &str) -> Result<(), Failure> {
+                sqlx::query(OPEN_EPOCH).bind(tenant.as_str()).bind(writer).bind(run).execute(self).await?;
+                Ok(())
+            }
+
+            async fn close_epochs(&mut self, writer: &str, run: &str) -> Result<(), Failure> {
+                sqlx::query(CLOSE_EPOCHS).bind(writer).bind(run).execute(self).await?;
+                Ok(())
+            }
+
+            async fn epochs(&mut self, tenant: &TenantId) -> Result<Vec<EpochRow>, Failure> {
+                Ok(sqlx::query_as(EPOCHS).bind(tenant.as_str()).fetch_all(self).await?)
+            }
+
+            async fn add_records(
+                &mut self,
+                writer: &str,
+                epoch: i64,
+                recorded_at: i64,
+                records: &[NewRecord<'_>],
+            ) -> Result<(), Failure> {
+                for records in records.chunks(RECORDS_A_STATEMENT) {
+                    let mut add = QueryBuilder::<$engine>::new(ADD_RECORDS);
+                    add.push_values(records, |mut row, record| {
+                        let entry = record.entry;
+                        row.push_bind(entry.tenant.as_str())
+                            .push_bind(writer)
+                            .push_bind(epoch)
+                            .push_bind(record.number)
+                            .push_bind(recorded_at)
+                            .push_bind(entry.at.as_millis())
+                            .push_bind(entry.actor_kind.as_str())
+                            .push_bind(&entry.actor)
+                            .push_bind(&entry.act)
+                            .push_bind(&entry.target)
+                            .push_bind(entry.outcome.as_str())
+                            .push_bind(&record.salt[..])
+                            .push_bind(&record.body)
+                            .push_bind(&record.body_hash);
+                    });
+                    // Acts come one by one; only that text is worth keeping prepared.
+                    add.build().persistent(records.len() == 1).execute(&mut *self).await?;
+                }
+                Ok(())
+            }
+
+            async fn query(&mut self, tenant: &TenantId, query: &AuditQuery) -> Result<Vec<AuditRow>, Failure> {
+                let limit = if query.limit == 0 { PAGE } else { query.limit.min(PAGE_MAX) };
+                let found = sqlx::query_as(QUERY)
+                    .bind(tenant.as_str())
+                    .bind(query.actor.as_deref())
+                    .bind(query.act.as_deref())
+                    .bind(query.target.as_deref())
+                    .bind(query.from.map_or(i64::MIN, Timestamp::as_millis))
+                    .bind(query.to.map_or(i64::MAX, Timestamp::as_millis))
+                    .bind(signed(limit as u64));
+                Ok(found.fetch_all(self).await?)
+            }
+
+            async fn written(&mut self, tenant: &TenantId) -> Result<Vec<WrittenRow>, Failure> {
+                Ok(sqlx::query_as(WRITTEN).bind(tenant.as_str()).fetch_all(self).await?)
+            }
+
+            async fn unsealed_tenants(&mut self) -> Result<Vec<String>, Failure> {
+                Ok(sqlx::query_scalar(UNSEALED_TENANTS).fetch_all(self).await?)
+            }
+
+            async fn unsealed(&mut self, tenant: &TenantId, limit: usize) -> Result<Vec<AuditRow>, Failure> {
+                let limit = signed(limit as u64);
+                Ok(sqlx::query_as(UNSEALED).bind(tenant.as_str()).bind(limit).fetch_all(self).await?)
+            }
+
+            async fn sealed(&mut self, tenant: &TenantId, after: u64, limit: usize) -> Result<Vec<AuditRow>, Failure> {
+                let (after, limit) = (signed(after), signed(limit as u64));
+                Ok(sqlx::query_as(SEALED).bind(tenant.as_str()).bind(after).bind(limit).fetch_all(self).await?)
+            }
+
+            async fn head(&mut self, tenant: &TenantId) -> Result<Head, Failure> {
+                let head: Option<(i64, String)> =
+                    sqlx::query_as(HEAD).bind(tenant.as_str()).fetch_optional(self).await?;
+                let Some((position, hash)) = head else { return Ok(Head::default()) };
+                Ok(Head { position: count(position)?, hash })
+            }
+
+            async fn move_head(&mut self, tenant: &TenantId, from: &Head, to: &Head) -> Result<bool, Failure> {
+                sqlx::query(FIRST_HEAD).bind(tenant.as_str()).execute(&mut *self).await?;
+                let moved = sqlx::query(MOVE_HEAD)
+                    .bind(tenant.as_str())
+                    .bind(signed(from.position))
+                    .bind(&from.hash)
+                    .bind(signed(to.position))
+                    .bind(&to.hash);
+                Ok(moved.execute(self).await?.rows_affected() > 0)
+            }
+        }
+    };
+}
+
+audit_tables!(SqliteConnection, Sqlite);
+audit_tables!(PgConnection, Postgres);

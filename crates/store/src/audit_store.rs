@@ -1,0 +1,99 @@
+//! The port of the audit chain over either engine.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use guildhall_domain::{
+    AuditEntry, AuditRecord, Error, Result, TenantId,
+    audit::AuditQuery,
+    ports::{
+        AuditStore,
+        audit_store::{Epoch, Head, Seal, Written},
+    },
+};
+use sqlx::Database;
+
+use crate::{
+    agent_store::Tables,
+    audit::AuditTables,
+    engine::Sql,
+    failure::Failure,
+    row::{AuditRow, EpochRow, WrittenRow},
+};
+
+async fn seal(tables: &mut impl Tables, tenant: &TenantId, from: &Head, seals: &[Seal]) -> Result<(), Failure> {
+    let Some(last) = seals.last() else { return Ok(()) };
+    let to = Head { position: last.position, hash: last.hash.clone() };
+    tables.take_turn().await?;
+    if !tables.move_head(tenant, from, &to).await? {
+        // Where it is to be already, the answer to the first attempt was lost.
+        let there = tables.head(tenant).await?;
+        return if there == to { Ok(()) } else { Err(overtaken()) };
+    }
+    if tables.put_seals(tenant, seals).await? != seals.len() as u64 {
+        return Err(overtaken());
+    }
+    Ok(())
+}
+
+fn overtaken() -> Failure {
+    Error::conflict("another sealer was first: read the head and the unsealed records again").into()
+}
+
+#[async_trait]
+impl<DB: Database> AuditStore for Sql<DB>
+where
+    DB::Connection: Tables,
+{
+    async fn record(&self, entries: Vec<AuditEntry>) -> Result<()> {
+        let scribe = Arc::clone(&self.scribe);
+        let record = self.writer.write(move |tables| Box::pin(async move { scribe.record(tables, &entries).await }));
+        record.await
+    }
+
+    async fn query(&self, tenant: &TenantId, query: &AuditQuery) -> Result<Vec<AuditRecord>> {
+        let rows = self.reader().await?.query(tenant, query).await.map_err(|error| self.failed(error))?;
+        rows.into_iter().map(AuditRow::record).collect()
+    }
+
+    async fn unsealed_tenants(&self) -> Result<Vec<TenantId>> {
+        let tenants = self.reader().await?.unsealed_tenants().await.map_err(|error| self.failed(error))?;
+        tenants.into_iter().map(TenantId::try_from).collect()
+    }
+
+    async fn unsealed(&self, tenant: &TenantId, limit: usize) -> Result<Vec<AuditRecord>> {
+        let rows = self.reader().await?.unsealed(tenant, limit).await.map_err(|error| self.failed(error))?;
+        rows.into_iter().map(AuditRow::record).collect()
+    }
+
+    async fn head(&self, tenant: &TenantId) -> Result<Head> {
+        self.reader().await?.head(tenant).await.map_err(|error| self.failed(error))
+    }
+
+    async fn seal(&self, tenant: &TenantId, from: &Head, seals: Vec<Seal>) -> Result<()> {
+        let (tenant, from) = (tenant.clone(), from.clone());
+        let seal = self.writer.write(move |tables| Box::pin(async move { seal(tables, &tenant, &from, &seals).await }));
+        seal.await
+    }
+
+    async fn sealed(&self, tenant: &TenantId, after: u64, limit: usize) -> Result<Vec<AuditRecord>> {
+        let rows = self.reader().await?.sealed(tenant, after, limit).await.map_err(|error| self.failed(error))?;
+        rows.into_iter().map(AuditRow::record).collect()
+    }
+
+    async fn epochs(&self, tenant: &TenantId) -> Result<Vec<Epoch>> {
+        let rows = self.reader().await?.epochs(tenant).await.map_err(|error| self.failed(error))?;
+        rows.into_iter().map(|row: EpochRow| row.epoch(tenant)).collect()
+    }
+
+    async fn written(&self, tenant: &TenantId) -> Result<Vec<Written>> {
+        let rows = self.reader().await?.written(tenant).await.map_err(|error| self.failed(error))?;
+        rows.into_iter().map(WrittenRow::written).collect()
+    }
+
+    async fn close_epochs(&self) -> Result<()> {
+        let scribe = Arc::clone(&self.scribe);
+        let close = self.writer.write(move |tables| Box::pin(async move { scribe.close_epochs(tables).await }));
+        close.await
+    }
+}
