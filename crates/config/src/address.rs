@@ -10,7 +10,7 @@ pub(crate) fn serialize<S: Serializer>(address: &SocketAddr, s: S) -> Result<S::
 
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(d)?;
-    parse(&text).ok_or_else(|| D::Error::custom("not an address and port; write it like \"127.0.0.1:8016\""))
+    parse(&text).ok_or_else(|| D::Error::custom("is not an address and port; write it like \"127.0.0.1:8016\""))
 }
 
 fn parse(text: &str) -> Option<SocketAddr> {

@@ -12,6 +12,8 @@ mod reader;
 mod rules;
 mod secret;
 pub mod section;
+#[cfg(test)]
+mod tests;
 pub mod unit;
 
 use std::{

@@ -118,24 +118,21 @@ impl<'a> Reader<'a> {
         let origin = self.layers.origin(key, value);
         // A key that may be given as a file holds a secret: its value is not repeated.
         let is_secret = fields.contains(&format!("{name}_file").as_str());
-        let problem = match &error.kind {
-            Kind::Message(message) => message.clone(),
+        let (problem, fix) = match &error.kind {
+            Kind::Message(message) => match message.split_once("; ") {
+                Some((problem, fix)) => (problem.to_owned(), fix.to_owned()),
+                None => (message.clone(), "`guildhall config defaults` shows how it is written".to_owned()),
+            },
             Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
-                if is_secret {
-                    format!("is not {expected}")
-                } else {
-                    format!("is {}, not {}", in_words(actual), in_plain_words(expected))
-                }
+                let given = if is_secret { "of another kind".to_owned() } else { in_words(actual) };
+                (format!("is {given}"), format!("write {}", in_plain_words(expected)))
             }
-            Kind::UnknownVariant(given, known) => format!("{given:?} is not one of {}", known.join(", ")),
-            Kind::UnknownField(unknown, known) => format!("has no part {unknown:?}, only {}", known.join(", ")),
-            other => other.to_string(),
+            Kind::UnknownVariant(given, known) => {
+                (format!("there is no {given:?}"), format!("write one of {}", known.join(", ")))
+            }
+            other => (other.to_string(), "`guildhall config defaults` shows how it is written".to_owned()),
         };
-        self.faults.add(
-            key,
-            format!("{problem} ({origin})"),
-            "see the comment above the key in `guildhall config defaults`",
-        );
+        self.faults.add(key, format!("{problem} ({origin})"), fix);
     }
 
     fn refuse_unknown_sections(&mut self) {

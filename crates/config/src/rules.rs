@@ -122,7 +122,7 @@ impl Config {
 
     /// Beside an SQLite file the hall can keep a key of its own; replicas on Postgres must all have the same.
     fn check_sealing(&self, faults: &mut Faults) {
-        if !self.database.is_embedded() && self.secrets.keys.is_empty() {
+        if self.database.url.scheme().starts_with("postgres") && self.secrets.keys.is_empty() {
             faults.add(
                 "secrets.keys",
                 "is empty, and every process on this Postgres database must seal with the same keys",

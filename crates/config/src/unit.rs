@@ -41,7 +41,7 @@ pub mod duration {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(d)?;
         parse(&text)
-            .ok_or_else(|| D::Error::custom("not a duration; write it like \"500ms\", \"90s\", \"24h\" or \"7d\""))
+            .ok_or_else(|| D::Error::custom("is not a duration; write it like \"500ms\", \"90s\", \"24h\" or \"7d\""))
     }
 }
 
@@ -55,7 +55,7 @@ pub(crate) mod size {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
         let text = String::deserialize(d)?;
         super::read(&text, super::SIZE)
-            .ok_or_else(|| D::Error::custom("not a size; write it like \"64KiB\", \"1MiB\" or \"2GiB\""))
+            .ok_or_else(|| D::Error::custom("is not a size; write it like \"64KiB\", \"1MiB\" or \"2GiB\""))
     }
 }
 

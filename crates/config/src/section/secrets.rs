@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
 use super::Section;
@@ -9,6 +10,9 @@ use crate::{
     Faults,
     secret::{self, Secret},
 };
+
+/// 32 bytes in base64.
+const KEY_CHARACTERS: usize = 44;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,4 +32,22 @@ impl Section for Secrets {
             self.keys = lines.map(Secret::from).collect();
         }
     }
+
+    fn validate(&self, faults: &mut Faults) {
+        let ill_formed = self.keys.iter().filter(|key| !secret::is_mask(key) && !is_sealing_key(key.expose_secret()));
+        for _ in ill_formed {
+            faults.add(
+                "secrets.keys",
+                "holds something else than a key",
+                "write \"<name>:<key>\", the key from `openssl rand -base64 32`",
+            );
+        }
+    }
+}
+
+/// By its form alone; the ring that is made of the keys judges the rest.
+fn is_sealing_key(text: &str) -> bool {
+    text.split_once(':').is_some_and(|(name, key)| {
+        !name.is_empty() && key.len() == KEY_CHARACTERS && key.ends_with('=') && !key.contains(char::is_whitespace)
+    })
 }

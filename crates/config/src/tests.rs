@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use guildhall_config::{AuthMode, Config, Faults, Flags, Service, Shape, Sources};
 use tempfile::TempDir;
+
+use crate::{AuthMode, Config, Faults, Flags, Service, Shape, Sources};
 
 /// Sources of a file with this text, this environment, and a home of its own.
 struct Case {
@@ -43,6 +44,7 @@ impl Case {
 }
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
+const KEY: &str = "k1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
 #[test]
 fn a_hall_needs_no_configuration() {
@@ -126,6 +128,8 @@ fn every_fault_is_named_at_once() {
         events_size = "1GB"
         [outbound]
         allow = ["10.0.0.0/99"]
+        [secrets]
+        keys = ["k1:short"]
         [roles.auditor]
         allow = "audit"
         alow = []
@@ -140,23 +144,23 @@ fn every_fault_is_named_at_once() {
     dat_dir: there is no such key (in DIR/guildhall.toml); did you mean data_dir (GUILDHALL_DATA_DIR in the environment)?
     database_url: there is no such key (in GUILDHALL_DATABASE_URL); did you mean database.url (GUILDHALL_DATABASE__URL in the environment)?
     llm.model: there is no such key (in DIR/guildhall.toml); remove it; `guildhall config defaults` shows every key there is
-    auth.mode: "opne" is not one of open, required (in DIR/guildhall.toml); see the comment above the key in `guildhall config defaults`
-    auth.token_ttl: not a duration; write it like "500ms", "90s", "24h" or "7d" (in DIR/guildhall.toml); see the comment above the key in `guildhall config defaults`
-    gateway.listen: not an address and port; write it like "127.0.0.1:8016" (in DIR/guildhall.toml); see the comment above the key in `guildhall config defaults`
+    auth.mode: there is no "opne" (in DIR/guildhall.toml); write one of open, required
+    auth.token_ttl: is not a duration (in DIR/guildhall.toml); write it like "500ms", "90s", "24h" or "7d"
+    gateway.listen: is not an address and port (in DIR/guildhall.toml); write it like "127.0.0.1:8016"
     gateway.max_sesions: there is no such key (in DIR/guildhall.toml); did you mean gateway.max_sessions (GUILDHALL_GATEWAY__MAX_SESSIONS in the environment)?
-    gateway.max_sessions: is the text "many", not a whole number, 0 or more (in DIR/guildhall.toml); see the comment above the key in `guildhall config defaults`
+    gateway.max_sessions: is the text "many" (in DIR/guildhall.toml); write a whole number, 0 or more
     hot: is a section, not a value (in GUILDHALL_HOT); name a key of it: [hot] in the file, GUILDHALL_HOT__… in the environment
-    roles.auditor.allow: is the text "audit", not a list (in DIR/guildhall.toml); see the comment above the key in `guildhall config defaults`
+    roles.auditor.allow: is the text "audit" (in DIR/guildhall.toml); write a list
     roles.auditor.alow: there is no such key (in DIR/guildhall.toml); remove it; `guildhall config defaults` shows every key there is
-    retention.events_size: not a size; write it like "64KiB", "1MiB" or "2GiB" (in DIR/guildhall.toml); see the comment above the key in `guildhall config defaults`
-    outbound.allow: invalid IP address syntax (in DIR/guildhall.toml); see the comment above the key in `guildhall config defaults`
+    retention.events_size: is not a size (in DIR/guildhall.toml); write it like "64KiB", "1MiB" or "2GiB"
+    outbound.allow: "10.0.0.0/99" is not a network (in DIR/guildhall.toml); write it like "10.1.0.0/16"
     gateway.allowed_origins: "https://app.example.org/page" is not an origin; write scheme, host and port alone: "https://app.example.org"
     database.url: is not the address of an engine that the hall knows; write it like "sqlite:" or "postgres://user:password@host/database"
     bus.url: is not the address of an engine that the hall knows; write it like "embedded:" or "nats://host:4222"
     agent_registry.endpoints: "registry:8021" is not an address of a service; write it like "http://registry.internal:8021"
     agent_registry.offline_after: an agent must be idle before it is offline; make idle_after longer than nothing and shorter than offline_after
     limits.requests_per_second: every call would be refused; make it more than 0
-    secrets.keys: is empty, and every process on this Postgres database must seal with the same keys; set secrets.keys or secrets.keys_file, for example to "k1:<output of `openssl rand -base64 32`>"
+    secrets.keys: holds something else than a key; write "<name>:<key>", the key from `openssl rand -base64 32`
     "#);
 }
 
@@ -198,7 +202,7 @@ fn services_that_leave_the_machine_or_share_a_database_need_their_secrets() {
     let gateway = Case::new(&format!("{distributed}[agent_registry]\nendpoints=['http://registry:8021']\n"));
     insta::assert_snapshot!(gateway.faults(Shape::Run(Service::Gateway)).join("\n"), @"cluster.secret: is not set, and gRPC leaves this machine (agent_registry.endpoints); set cluster.secret or cluster.secret_file to the same 32 characters or more in every service");
 
-    let complete = registry.env("GUILDHALL_CLUSTER__SECRET", SECRET).env("GUILDHALL_SECRETS__KEYS", "k1:AAAA");
+    let complete = registry.env("GUILDHALL_CLUSTER__SECRET", SECRET).env("GUILDHALL_SECRETS__KEYS", KEY);
     complete.load(Shape::Run(Service::AgentRegistry)).unwrap();
     gateway.env("GUILDHALL_CLUSTER__SECRET", SECRET).load(Shape::Run(Service::Gateway)).unwrap();
 }
@@ -207,7 +211,7 @@ fn services_that_leave_the_machine_or_share_a_database_need_their_secrets() {
 fn a_secret_comes_from_its_file_and_a_bad_file_is_a_fault() {
     let case = Case::new("");
     let secret = case.file("secret", &format!("{SECRET}\n"));
-    let keys = case.file("keys", "# the newer first\nk2:BBBB\n\nk1:AAAA\n");
+    let keys = case.file("keys", &format!("# the newer first\nk2:{}\n\n{KEY}\n", "B".repeat(43) + "="));
     let url = case.file("url", "postgres://u:pa55@db/hall\n");
     let case = case
         .env("GUILDHALL_CLUSTER__SECRET_FILE", &secret.display().to_string())
@@ -267,7 +271,7 @@ fn a_value_of_the_wrong_type_for_a_secret_is_not_repeated() {
 fn what_is_printed_loads_again_and_means_the_same() {
     let case = Case::new(&format!(
         "[auth]\nmode = 'required'\n[gateway]\nallowed_hosts = ['hall.example.org']\n[cluster]\nsecret = '{SECRET}'\n\
-         [database]\nurl = 'postgres://u:pa55@db/hall'\n[secrets]\nkeys = ['k1:AAAA']\n\
+         [database]\nurl = 'postgres://u:pa55@db/hall'\n[secrets]\nkeys = ['{KEY}']\n\
          [roles.auditor]\nallow = ['audit.*']\n[telemetry]\notlp_endpoint = 'http://127.0.0.1:4317'\n"
     ));
     let printed = case.load(Shape::Up).unwrap().print_masked();
