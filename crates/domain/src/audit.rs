@@ -111,7 +111,7 @@ fn write_canonical(value: &Value, out: &mut Vec<u8>) {
         Value::Number(number) => {
             // Rust writes a float in plain digits, the fewest that mean it: 1e3 and 1000 become the same.
             let text = match number.as_f64() {
-                Some(zero) if zero == 0.0 => "0".to_owned(),
+                Some(0.0) => "0".to_owned(),
                 Some(float) if number.is_f64() => float.to_string(),
                 _ => number.to_string(),
             };

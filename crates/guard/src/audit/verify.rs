@@ -26,7 +26,7 @@ pub async fn verify(store: &dyn AuditStore, tenant: &TenantId) -> Result<AuditVe
     // be more than was promised, never less.
     let epochs = store.epochs(tenant).await?;
     let written = store.written(tenant).await?;
-    let head = walk.to_the_head(store, tenant).await?;
+    let head = walk.read_to_the_head(store, tenant).await?;
     walk.compare_with(&head);
 
     let counted: BTreeMap<_, _> = written.iter().map(|w| ((&*w.writer, w.epoch), w)).collect();
@@ -72,7 +72,7 @@ struct Walk {
 impl Walk {
     /// Reads every sealed record, and gives the head that the last of them is to be compared with. Sealing moves
     /// records and head at once, so what a head promised is there to be read after it.
-    async fn to_the_head(&mut self, store: &dyn AuditStore, tenant: &TenantId) -> Result<Head> {
+    async fn read_to_the_head(&mut self, store: &dyn AuditStore, tenant: &TenantId) -> Result<Head> {
         loop {
             let head = store.head(tenant).await?;
             let before = self.last.position;
@@ -106,7 +106,7 @@ impl Walk {
         }
         match (&record.salt, &record.body) {
             (Some(salt), Some(body)) => {
-                let fits = chain::unhex(salt).is_some_and(|salt| chain::body_hash(&salt, body) == record.body_hash);
+                let fits = hex::decode(salt).is_ok_and(|salt| chain::body_hash(&salt, body) == record.body_hash);
                 if !fits {
                     self.fault(format!("{name} has a body that is not the one recorded"));
                 }
