@@ -290,6 +290,7 @@ pub struct AgentPage {
 
 /// A change of the record, in the order of `version`: what replicas follow to keep their roster.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly every change is a present agent: a box would cost them all")]
 pub enum AgentChange {
     Present(Agent),
     Gone { tenant: TenantId, agent_id: AgentId, version: u64 },

@@ -1,0 +1,85 @@
+//! What every door of the gateway shares: the ports it calls, the policy, the limits, and the word of changes.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt as _;
+use guildhall_domain::{
+    AgentId, Clock, TenantId, agent,
+    ports::{AgentRegistry, Bus, Hot, bus::Subject},
+};
+use guildhall_guard::{audit::Recorder, policy::Policy};
+use serde::Deserialize;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use crate::{heartbeats::Heartbeats, limits::Limits, tools::ToolRouter};
+
+/// An agent's record or presence has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AgentChanged {
+    pub(crate) tenant: TenantId,
+    pub(crate) agent_id: AgentId,
+}
+
+/// A listener that falls further behind is told so, and takes everything it watches as changed.
+const CHANGES_BOUND: usize = 1_024;
+
+pub(crate) struct Hall {
+    pub(crate) registry: Arc<dyn AgentRegistry>,
+    pub(crate) hot: Arc<dyn Hot>,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) limits: Limits,
+    pub(crate) heartbeats: Arc<Heartbeats>,
+    pub(crate) tools: ToolRouter,
+    /// Silence after which a session of an old client is over.
+    pub(crate) session_idle: Duration,
+    /// Takes tool calls for the audit chain, behind the answer.
+    pub(crate) recorder: Recorder,
+    pub(crate) agents_changed: broadcast::Sender<AgentChanged>,
+}
+
+pub(crate) fn changes() -> broadcast::Sender<AgentChanged> {
+    broadcast::channel(CHANGES_BOUND).0
+}
+
+#[derive(Deserialize)]
+struct AboutAgent {
+    agent_id: AgentId,
+}
+
+/// Turns hints of the bus into changes, and goes on when the bus was away.
+pub(crate) async fn follow_agents(
+    bus: Arc<dyn Bus>,
+    changed: broadcast::Sender<AgentChanged>,
+    stop: CancellationToken,
+) {
+    let follow = |subject: Subject| {
+        let (bus, changed) = (bus.clone(), changed.clone());
+        async move {
+            loop {
+                if let Ok(mut hints) = bus.hints(subject).await {
+                    while let Some(hint) = hints.next().await {
+                        if let Ok(about) = serde_json::from_slice::<AboutAgent>(&hint.envelope.payload) {
+                            let tenant = hint.envelope.principal.tenant;
+                            // No receiver: nobody watches, which is no fault.
+                            let _ = changed.send(AgentChanged { tenant, agent_id: about.agent_id });
+                        }
+                    }
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        ((), (), (), ()) = async {
+            tokio::join!(
+                follow(agent::subject::JOINED),
+                follow(agent::subject::CHANGED),
+                follow(agent::subject::LEFT),
+                follow(agent::subject::STATUS),
+            )
+        } => {}
+    }
+}

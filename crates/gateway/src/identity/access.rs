@@ -1,0 +1,84 @@
+//! The gateway's copy of the access view: which keys sign, which tokens ended, who is paused.
+//!
+//! It is fetched every second, so that a revocation is honoured within the 5 s of the contract with room for a slow
+//! registry. A copy older than that judges nobody: the hall then says that it cannot tell, rather than let a revoked
+//! token in.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use guildhall_domain::{AccessView, Call, Error, Principal, Result, TenantId, ports::AgentRegistry};
+use tokio_util::sync::CancellationToken;
+
+const REFRESH_EVERY: Duration = Duration::from_secs(1);
+const CATCH_UP_AFTER: Duration = Duration::from_millis(100);
+/// The contract's bound on how late a revocation may take hold.
+const GOOD_FOR: Duration = Duration::from_secs(5);
+
+struct Fetched {
+    view: Arc<AccessView>,
+    at: Instant,
+}
+
+pub(crate) struct Access {
+    registry: Arc<dyn AgentRegistry>,
+    newest: ArcSwapOption<Fetched>,
+}
+
+impl Access {
+    pub(crate) fn new(registry: Arc<dyn AgentRegistry>) -> Self {
+        Self { registry, newest: ArcSwapOption::empty() }
+    }
+
+    pub(crate) fn view(&self) -> Result<Arc<AccessView>> {
+        match self.newest.load().as_deref() {
+            Some(fetched) if fetched.at.elapsed() <= GOOD_FOR => Ok(fetched.view.clone()),
+            Some(_) => Err(Error::unavailable(
+                "the hall cannot tell at the moment whether tokens are still good: agent-registry has not answered \
+                 for 5 s; repeat in a few seconds",
+            )
+            .with_retry_after(REFRESH_EVERY)),
+            None => Err(Error::unavailable("the hall is starting: it has not read its keys yet; repeat in a second")
+                .with_retry_after(REFRESH_EVERY)),
+        }
+    }
+
+    pub(crate) async fn refresh(&self) -> Result<()> {
+        let known = self.newest.load().as_deref().map(|fetched| fetched.view.clone());
+        let call = Call::within(Principal::hall(TenantId::default(), "gateway"), GOOD_FOR);
+        // Taken before the question: what the answer does not know yet counts from there.
+        let at = Instant::now();
+        let newer = self.registry.access(&call, known.as_ref().map(|view| view.version)).await?;
+        if let Some(view) = newer.map(Arc::new).or(known) {
+            self.newest.store(Some(Arc::new(Fetched { view, at })));
+        }
+        Ok(())
+    }
+
+    /// Looks for a newer view at once, unless that was just done: unknown keys must not become a storm of questions.
+    pub(crate) async fn catch_up(&self) -> bool {
+        let recent = self.newest.load().as_deref().is_some_and(|fetched| fetched.at.elapsed() < CATCH_UP_AFTER);
+        !recent && self.refresh().await.is_ok()
+    }
+
+    pub(crate) async fn keep_fresh(self: Arc<Self>, stop: CancellationToken) {
+        let mut said = false;
+        loop {
+            match self.refresh().await {
+                Ok(()) => said = false,
+                Err(error) if !said => {
+                    tracing::warn!(%error, "cannot read the access view; tokens are refused once it is 5 s old");
+                    said = true;
+                }
+                Err(_) => {}
+            }
+            tokio::select! {
+                () = tokio::time::sleep(REFRESH_EVERY) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The hall as an MCP server: what each method of the protocol means here. rmcp speaks the protocol; this answers.
+
+use std::{borrow::Cow, sync::Arc};
+
+use axum::http::request::Parts;
+use guildhall_domain::{Call, Error, TraceContext};
+use rmcp::{
+    ErrorData, RoleServer, ServerHandler,
+    model::{
+        CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Extensions, Implementation,
+        InitializeRequestParams, InitializeResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult,
+        PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult,
+        ServerCapabilities, ServerConfig, SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
+    },
+    service::{RequestContext, SubscriptionContext},
+};
+use serde_json::Value;
+
+use super::{sessions::session_id, watch::Watched};
+use crate::{
+    error::{rpc_error, tool_failure},
+    hall::Hall,
+    identity::{Caller, caller_of},
+    resources,
+    tools::Narrowed,
+};
+
+/// Lists change when the hall's configuration or its version does, so a client may keep one for a while.
+const LIST_TTL_MS: u64 = 60_000;
+
+/// One per session of an old client, one per request of a new one.
+pub(crate) struct McpHandler {
+    hall: Arc<Hall>,
+    watched: Watched,
+}
+
+impl McpHandler {
+    pub(crate) fn new(hall: Arc<Hall>) -> Self {
+        Self { watched: Watched::new(hall.clone()), hall }
+    }
+}
+
+struct Request<'a> {
+    caller: Caller,
+    call: Call,
+    parts: &'a Parts,
+}
+
+/// Who makes this request, from the HTTP request that it came in.
+fn request<'a>(context: &'a RequestContext<RoleServer>) -> Result<Request<'a>, ErrorData> {
+    let parts = parts(&context.extensions)?;
+    let caller = caller_of(parts).map_err(|error| rpc_error(&error))?;
+    let mut call = caller.call();
+    // MCP carries the trace in the message; it is nearer to the caller than the connection's.
+    if let Some(Value::String(traceparent)) = context.meta.get("traceparent") {
+        call.trace = TraceContext { traceparent: traceparent.clone(), tracestate: String::new() };
+    }
+    Ok(Request { caller, call, parts })
+}
+
+fn parts(extensions: &Extensions) -> Result<&Parts, ErrorData> {
+    extensions.get::<Parts>().ok_or_else(|| {
+        rpc_error(&Error::internal("the message came without its HTTP request; this is a fault of the hall, report it"))
+    })
+}
+
+impl ServerHandler for McpHandler {
+    fn get_info(&self) -> ServerConfig {
+        let capabilities =
+            ServerCapabilities::builder().enable_tools().enable_resources().enable_resources_subscribe().build();
+        InitializeResult::new(capabilities)
+            .with_server_info(Implementation::new("guildhall", env!("CARGO_PKG_VERSION")).with_title("Guildhall"))
+            .with_instructions(
+                "One hall in which agents meet. register_agent makes you known, list_agents shows who is here.",
+            )
+    }
+
+    /// A session that another replica made is brought back by repeating its `initialize`, with its id in the
+    /// headers: then what it watched is watched again.
+    async fn initialize(
+        &self,
+        request: InitializeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<InitializeResult, ErrorData> {
+        context.peer.set_peer_info(request.clone());
+        let parts = parts(&context.extensions)?;
+        if let Some(session) = session_id(&parts.headers) {
+            let caller = caller_of(parts).map_err(|error| rpc_error(&error))?;
+            self.watched.restore(&caller, session, &context.peer).await;
+        }
+        self.negotiate_initialize(&request)
+    }
+
+    async fn list_tools(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListToolsResult, ErrorData> {
+        let Request { caller, parts, .. } = request(&context)?;
+        let narrowed = Narrowed::by(parts.uri.query());
+        let tools = self.hall.tools.visible(&self.hall.policy, &caller.principal, &narrowed);
+        let mut list = ListToolsResult::with_all_items(tools.map(|tool| tool.shown.clone()).collect());
+        // What a caller sees depends on its roles: a shared cache must not hand it to another.
+        list.ttl_ms = Some(LIST_TTL_MS);
+        list.cache_scope = Some(CacheScope::Private);
+        Ok(list)
+    }
+
+    /// For rmcp's check of `Mcp-Param-*` headers, which knows no caller; what a caller may call is judged later.
+    fn get_tool(&self, name: &str) -> Option<Tool> {
+        self.hall.tools.known(name).map(|tool| tool.shown.clone())
+    }
+
+    async fn call_tool(
+        &self,
+        params: CallToolRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let Request { caller, call, parts } = request(&context)?;
+        let narrowed = Narrowed::by(parts.uri.query());
+        let Some(tool) = self.hall.tools.find(&params.name, &self.hall.policy, &caller.principal, &narrowed) else {
+            return Err(rpc_error(&Error::invalid(format!("there is no tool {:?} that you may call", params.name))));
+        };
+        let arguments = Value::Object(params.arguments.unwrap_or_default());
+        let result = tokio::select! {
+            result = crate::tools::call(&self.hall, &call, tool, arguments) => result,
+            // Nobody waits for the answer any more; dropping the call cancels it.
+            () = context.ct.cancelled() => Err(Error::new(guildhall_domain::ErrorCode::Cancelled, "the caller cancelled the call")),
+        };
+        Ok(match result {
+            Ok(value) => {
+                let mut result = CallToolResult::success(vec![ContentBlock::text(value.to_string())]);
+                result.structured_content = Some(value);
+                result.into()
+            }
+            Err(error) => tool_failure(&error).into(),
+        })
+    }
+
+    async fn list_resources(
+        &self,
+        page: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        let Request { call, .. } = request(&context)?;
+        let cursor = page.and_then(|page| page.cursor);
+        let (resources, next) = resources::list(&self.hall, &call, cursor).await.map_err(|error| rpc_error(&error))?;
+        let mut list = ListResourcesResult::with_all_items(resources);
+        list.next_cursor = next;
+        // Agents come and go: this list is true only now.
+        list.ttl_ms = Some(0);
+        list.cache_scope = Some(CacheScope::Private);
+        Ok(list)
+    }
+
+    async fn list_resource_templates(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        request(&context)?;
+        let mut list = ListResourceTemplatesResult::with_all_items(resources::templates());
+        list.ttl_ms = Some(LIST_TTL_MS);
+        list.cache_scope = Some(CacheScope::Private);
+        Ok(list)
+    }
+
+    async fn read_resource(
+        &self,
+        params: ReadResourceRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        let Request { call, .. } = request(&context)?;
+        let contents = resources::read(&self.hall, &call, &params.uri).await.map_err(|error| rpc_error(&error))?;
+        let mut result = ReadResourceResult::new(vec![contents]);
+        result.ttl_ms = Some(0);
+        result.cache_scope = Some(CacheScope::Private);
+        Ok(result.into())
+    }
+
+    async fn subscribe(
+        &self,
+        params: SubscribeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        let Request { caller, parts, .. } = request(&context)?;
+        let Some(session) = session_id(&parts.headers) else {
+            return Err(rpc_error(&Error::invalid("subscribing needs a session: begin with initialize")));
+        };
+        self.watched.add(&caller, session, params.uri, &context.peer).await.map_err(|error| rpc_error(&error))
+    }
+
+    async fn unsubscribe(
+        &self,
+        params: UnsubscribeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        let Request { caller, parts, .. } = request(&context)?;
+        if let Some(session) = session_id(&parts.headers) {
+            self.watched.remove(&caller, session, &params.uri).await;
+        }
+        Ok(())
+    }
+
+    fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
+        let mut accepted = SubscriptionFilter::default();
+        accepted.resource_subscriptions = requested
+            .resource_subscriptions
+            .as_ref()
+            .map(|uris| uris.iter().filter(|uri| resources::Address::parse(uri).is_ok()).cloned().collect());
+        Some(accepted)
+    }
+
+    async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
+        let Request { caller, .. } = request(context.request_context())?;
+        super::watch::listen(&self.hall, &caller, &context).await;
+        Ok(())
+    }
+
+    fn supported_protocol_versions(&self) -> Cow<'static, [ProtocolVersion]> {
+        // 2024-11-05 is spoken over HTTP+SSE, which is another door.
+        const SPOKEN: &[ProtocolVersion] = &[
+            ProtocolVersion::V_2025_03_26,
+            ProtocolVersion::V_2025_06_18,
+            ProtocolVersion::V_2025_11_25,
+            ProtocolVersion::V_2026_07_28,
+        ];
+        Cow::Borrowed(SPOKEN)
+    }
+}

@@ -1,0 +1,214 @@
+//! `/mcp`: MCP over Streamable HTTP, old clients with sessions and new ones without on the same path.
+//!
+//! A message's way: identity (already settled by the layer) → the body is read whole, within its bounds → its
+//! envelope is looked at once, for method and id → rate → session → rmcp, which speaks the protocol → [`handler`].
+//! What is refused on the way is an HTTP status and a JSON-RPC error.
+
+mod handler;
+mod sessions;
+mod watch;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{Method, header, request::Parts},
+    response::{IntoResponse as _, Response},
+    routing::any,
+};
+use bytes::Bytes;
+use guildhall_domain::{Error, ErrorCode};
+use http_body_util::{BodyExt as _, Full};
+use rmcp::{
+    model::RequestId,
+    transport::streamable_http_server::{
+        StreamableHttpServerConfig, StreamableHttpService,
+        session::{SessionManager as _, local::LocalSessionManager},
+    },
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    handler::McpHandler,
+    sessions::{Sessions, session_id},
+};
+use crate::{
+    error::rpc_refusal,
+    hall::Hall,
+    identity::{Caller, caller_of},
+    rest::body,
+};
+
+/// Keeps proxies from closing a quiet stream.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+pub(crate) struct McpDoor {
+    hall: Arc<Hall>,
+    sessions: Arc<Sessions>,
+    manager: Arc<LocalSessionManager>,
+    service: StreamableHttpService<McpHandler, LocalSessionManager>,
+    /// Answers on their way, streamed ones too; not the streams that last as long as their client.
+    answering: TaskTracker,
+    /// Ends every session and stream.
+    over: CancellationToken,
+}
+
+/// How long answers that are on their way may take when the gateway stops.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+impl McpDoor {
+    pub(crate) fn new(hall: Arc<Hall>, max_sessions: usize) -> Self {
+        let over = CancellationToken::new();
+        let sessions = Arc::new(Sessions::new(hall.hot.clone(), max_sessions, hall.session_idle));
+        let mut manager = LocalSessionManager::default();
+        manager.session_config.keep_alive = Some(hall.session_idle);
+        let manager = Arc::new(manager);
+        let mut config = StreamableHttpServerConfig::default()
+            // Host and Origin are checked for every path by the layer in front.
+            .disable_allowed_hosts()
+            .with_json_response(true)
+            .with_sse_keep_alive(Some(KEEP_ALIVE))
+            .with_max_request_body_bytes(body::BODY_MAX_BYTES)
+            .with_cancellation_token(over.clone());
+        config.session_store = Some(sessions.clone());
+        let handlers = hall.clone();
+        let service =
+            StreamableHttpService::new(move || Ok(McpHandler::new(handlers.clone())), manager.clone(), config);
+        Self { hall, sessions, manager, service, answering: TaskTracker::new(), over }
+    }
+
+    /// Forgets silent sessions while the gateway runs. When it stops, lets the answers that are on their way finish,
+    /// then ends the streams, which would otherwise hold the listeners for ever.
+    pub(crate) async fn tend(self: Arc<Self>, stop: CancellationToken) {
+        self.sessions.clone().sweep(stop).await;
+        self.answering.close();
+        if tokio::time::timeout(LAST_ANSWERS, self.answering.wait()).await.is_err() {
+            tracing::warn!(answers = self.answering.len(), "cut off answers that took too long while stopping");
+        }
+        self.over.cancel();
+    }
+}
+
+pub(crate) fn router(door: Arc<McpDoor>) -> Router {
+    Router::new().route("/mcp", any(enter)).with_state(door)
+}
+
+/// All that must be known of a message before the protocol looks at it. Everything else stays as it came.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    method: Option<std::borrow::Cow<'a, str>>,
+}
+
+impl Envelope<'_> {
+    fn id(&self) -> Option<RequestId> {
+        self.id.and_then(|id| serde_json::from_str(id.get()).ok())
+    }
+
+    fn method(&self) -> &str {
+        self.method.as_deref().unwrap_or_default()
+    }
+
+    /// Handshakes, lists, notifications and answers are free: contract section 3.
+    fn counts(&self) -> bool {
+        matches!(self.method(), "tools/call" | "resources/read" | "prompts/get" | "completion/complete")
+    }
+}
+
+async fn enter(State(door): State<Arc<McpDoor>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let caller = match caller_of(&parts) {
+        Ok(caller) if caller.registration_key.is_none() => caller,
+        Ok(_) => return rpc_refusal(&Error::unauthenticated("a registration key opens no MCP session"), None),
+        Err(error) => return rpc_refusal(&error, None),
+    };
+    match parts.method {
+        Method::POST => door.post(caller, parts, body).await,
+        _ => door.other(caller, parts).await,
+    }
+}
+
+impl McpDoor {
+    async fn post(&self, caller: Caller, parts: Parts, body: Body) -> Response {
+        let bytes = match body::read(body, body::BODY_MAX_BYTES).await {
+            Ok(bytes) => bytes,
+            Err(error) => return rpc_refusal(&error, None),
+        };
+        // What is no JSON object (broken, or a batch) has no envelope; the protocol layer says what is wrong with it.
+        let envelope: Envelope<'_> = serde_json::from_slice(&bytes).unwrap_or_default();
+        if envelope.counts()
+            && let Err(error) = self.hall.limits.pass(&caller.principal).await
+        {
+            return rpc_refusal(&error, envelope.id());
+        }
+        let opens = envelope.method() == "initialize" && session_id(&parts.headers).is_none();
+        let admitted = if opens { self.admit(&caller).await } else { self.check(&caller, &parts).await };
+        if let Err(error) = admitted {
+            return rpc_refusal(&error, envelope.id());
+        }
+        let lasting = envelope.method() == "subscriptions/listen";
+        let answering = (!lasting).then(|| self.answering.token());
+        let response = self.serve(parts, bytes.clone()).await;
+        // Held by the body until its last frame has been taken.
+        let response = response.map(|body| {
+            Body::new(body.map_frame(move |frame| {
+                let _ = &answering;
+                frame
+            }))
+        });
+        if opens && let Some(id) = session_id(response.headers()) {
+            self.sessions.opened(id, &caller.principal).await;
+        }
+        response
+    }
+
+    /// GET opens a session's stream, DELETE ends the session; rmcp refuses the rest.
+    async fn other(&self, caller: Caller, parts: Parts) -> Response {
+        if let Err(error) = self.check(&caller, &parts).await {
+            return rpc_refusal(&error, None);
+        }
+        let ends = (parts.method == Method::DELETE).then(|| session_id(&parts.headers).map(str::to_owned)).flatten();
+        let response = self.serve(parts, Bytes::new()).await;
+        if let Some(id) = ends
+            && response.status().is_success()
+        {
+            self.sessions.closed(&id).await;
+        }
+        response
+    }
+
+    async fn serve(&self, parts: Parts, bytes: Bytes) -> Response {
+        let mut response = self.service.handle(Request::from_parts(parts, Full::new(bytes))).await.map(Body::new);
+        // Proxies must hand events on as they come.
+        response.headers_mut().insert("x-accel-buffering", header::HeaderValue::from_static("no"));
+        response.into_response()
+    }
+
+    async fn admit(&self, caller: &Caller) -> Result<(), Error> {
+        for id in self.sessions.make_room(&caller.principal)? {
+            tracing::info!(session = %id, "closed a principal's oldest session: it has too many");
+            self.sessions.closed(&id).await;
+            if let Err(error) = self.manager.close_session(&id.as_str().into()).await {
+                tracing::debug!(%error, "the session had ended already");
+            }
+        }
+        Ok(())
+    }
+
+    async fn check(&self, caller: &Caller, parts: &Parts) -> Result<(), Error> {
+        let Some(id) = session_id(&parts.headers) else { return Ok(()) };
+        if self.sessions.belongs(id, &caller.principal).await? {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorCode::NotFound,
+            "there is no such session (it may have ended); begin again with initialize",
+        ))
+    }
+}

@@ -1,0 +1,212 @@
+//! REST: a table of routes. Each names the operation that its caller must be allowed, whether it counts against the
+//! caller's rate, and its handler; the port behind it authorizes the same operation again, so that no door is the
+//! only guard. `tests` hold the table against the OpenAPI document and against the permission matrix.
+
+mod agents;
+mod audit;
+pub(crate) mod body;
+mod openapi;
+mod tools;
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::{
+    Extension, Router,
+    extract::{RawPathParams, Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse as _, Response},
+    routing::{MethodFilter, MethodRouter, get, on},
+};
+use guildhall_domain::{AgentId, Error, Principal};
+use guildhall_guard::{Operation, Policy, Target};
+
+use crate::{error::Refusal, hall::Hall, identity::Caller};
+
+/// Whether a call takes from the caller's rate: contract section 3 frees heartbeats, acknowledgements, handshakes
+/// and lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Weight {
+    Counts,
+    Free,
+}
+
+pub(crate) struct Route {
+    pub(crate) method: MethodFilter,
+    pub(crate) path: &'static str,
+    pub(crate) operation: Operation,
+    pub(crate) weight: Weight,
+    handler: fn(MethodFilter) -> MethodRouter<Arc<Hall>>,
+}
+
+macro_rules! route {
+    ($method:ident $path:literal, $operation:ident, $weight:ident, $handler:path) => {
+        Route {
+            method: MethodFilter::$method,
+            path: $path,
+            operation: Operation::$operation,
+            weight: Weight::$weight,
+            handler: |method| on(method, $handler),
+        }
+    };
+}
+
+/// Every route that needs a caller.
+pub(crate) const ROUTES: &[Route] = &[
+    route!(POST "/api/v1/agents/register", RegisterAgent, Counts, agents::register),
+    route!(GET "/api/v1/agents", ListAgents, Free, agents::list),
+    route!(GET "/api/v1/agents/{id}", GetAgent, Counts, agents::get),
+    route!(DELETE "/api/v1/agents/{id}", RemoveAgent, Counts, agents::remove),
+    route!(POST "/api/v1/agents/{id}/heartbeat", Heartbeat, Free, agents::heartbeat),
+    route!(PUT "/api/v1/agents/{id}/key", SetAgentKey, Counts, agents::set_key),
+    route!(POST "/api/v1/agents/{id}/pause", PauseAgent, Counts, agents::pause),
+    route!(POST "/api/v1/agents/{id}/resume", ResumeAgent, Counts, agents::resume),
+    route!(GET "/api/v1/audit", ReadAudit, Counts, audit::query),
+    route!(GET "/api/v1/audit/verify", VerifyAudit, Counts, audit::verify),
+    route!(POST "/tools/{name}", CallTool, Counts, tools::call),
+];
+
+pub(crate) fn router(hall: Arc<Hall>) -> Router {
+    let mut router = Router::new();
+    for route in ROUTES {
+        let admitted = middleware::from_fn_with_state(hall.clone(), admit);
+        let handler = (route.handler)(route.method).layer::<_, Infallible>(admitted).layer(Extension(route));
+        router = router.route(route.path, handler);
+    }
+    router
+        .route("/api/openapi.json", get(openapi::document))
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(hall)
+}
+
+async fn admit(
+    State(hall): State<Arc<Hall>>,
+    Extension(route): Extension<&'static Route>,
+    params: RawPathParams,
+    caller: Caller,
+    request: Request,
+    next: Next,
+) -> Response {
+    let judged = async {
+        // A registration key is a right of its own, which the registry judges.
+        if caller.registration_key.is_none() {
+            let named = params.iter().find(|(name, _)| *name == "id").map(|(_, id)| AgentId::new(id)).transpose()?;
+            route.authorize(&hall.policy, &caller.principal, named.as_ref())?;
+        }
+        match route.weight {
+            Weight::Counts => hall.limits.pass(&caller.principal).await,
+            Weight::Free => Ok(()),
+        }
+    };
+    match judged.await {
+        Ok(()) => next.run(request).await,
+        Err(error) => Refusal(error).into_response(),
+    }
+}
+
+impl Route {
+    /// `named`: the agent that the path names. Registering names its agent in the body, where the registry judges
+    /// it; at the door it is enough to be someone who may register at least itself.
+    fn authorize(&self, policy: &Policy, caller: &Principal, named: Option<&AgentId>) -> Result<(), Error> {
+        let own = caller.agent();
+        let target = match named.or(own.as_ref().filter(|_| self.operation == Operation::RegisterAgent)) {
+            Some(agent) => Target::Agent(agent),
+            None => Target::Tenant(&caller.tenant),
+        };
+        policy.authorize(caller, self.operation, target)
+    }
+}
+
+async fn no_such_route(request: Request) -> Refusal {
+    Refusal(Error::not_found(format!(
+        "there is nothing at {} {}; /api/openapi.json lists what there is",
+        request.method(),
+        request.uri().path()
+    )))
+}
+
+async fn wrong_method(request: Request) -> Response {
+    let mut response = Refusal(Error::invalid(format!(
+        "{} cannot be used on {}; /api/openapi.json lists what can",
+        request.method(),
+        request.uri().path()
+    )))
+    .into_response();
+    *response.status_mut() = axum::http::StatusCode::METHOD_NOT_ALLOWED;
+    response
+}
+
+#[cfg(test)]
+pub(in crate::rest) mod tests {
+    use std::fmt::Write as _;
+
+    use guildhall_domain::{PrincipalKind, TenantId, principal::roles};
+
+    use super::*;
+    use crate::tools::{Narrowed, ToolRouter};
+
+    /// The word of the OpenAPI document for a method.
+    pub(in crate::rest) fn verb(method: MethodFilter) -> &'static str {
+        [
+            (MethodFilter::GET, "get"),
+            (MethodFilter::PUT, "put"),
+            (MethodFilter::POST, "post"),
+            (MethodFilter::DELETE, "delete"),
+        ]
+        .into_iter()
+        .find_map(|(known, verb)| (known == method).then_some(verb))
+        .expect("a route uses a method that this test knows")
+    }
+
+    /// Who may do what at this door, for every route and tool there is: a new one changes the table, and whoever adds
+    /// it reads here what it means.
+    #[test]
+    fn the_permission_matrix_of_routes_and_tools_is_this() {
+        let policy = Policy::default();
+        let (own, other) = (AgentId::new("own").unwrap(), AgentId::new("other").unwrap());
+        let caller = |role: &str| Principal::new(TenantId::default(), PrincipalKind::Agent, own.as_str(), [role]);
+        let mut matrix = String::new();
+        for route in ROUTES {
+            write!(matrix, "{} {}:", verb(route.method), route.path).unwrap();
+            for role in [roles::ADMIN, roles::AGENT, roles::OBSERVER, "unknown"] {
+                let may = |named| route.authorize(&policy, &caller(role), named).is_ok();
+                let verdict = if !route.path.contains("{id}") {
+                    if may(None) { "yes" } else { "no" }
+                } else {
+                    match (may(Some(&own)), may(Some(&other))) {
+                        (true, true) => "any",
+                        (true, false) => "own",
+                        (false, false) => "no",
+                        (false, true) => panic!("{role} may do to others what it may not do to itself"),
+                    }
+                };
+                write!(matrix, " {role}={verdict}").unwrap();
+            }
+            matrix.push('\n');
+        }
+        let tools = ToolRouter::of_the_hall();
+        for name in tools.names() {
+            write!(matrix, "tool {name}:").unwrap();
+            for role in [roles::ADMIN, roles::AGENT, roles::OBSERVER, "unknown"] {
+                let seen = tools.find(name, &policy, &caller(role), &Narrowed::default()).is_some();
+                write!(matrix, " {role}={}", if seen { "yes" } else { "no" }).unwrap();
+            }
+            matrix.push('\n');
+        }
+        insta::assert_snapshot!(matrix, @"
+        post /api/v1/agents/register: admin=yes agent=yes observer=no unknown=no
+        get /api/v1/agents: admin=yes agent=yes observer=yes unknown=no
+        get /api/v1/agents/{id}: admin=any agent=any observer=any unknown=no
+        delete /api/v1/agents/{id}: admin=any agent=own observer=no unknown=no
+        post /api/v1/agents/{id}/heartbeat: admin=any agent=own observer=no unknown=no
+        put /api/v1/agents/{id}/key: admin=any agent=own observer=no unknown=no
+        post /api/v1/agents/{id}/pause: admin=any agent=no observer=no unknown=no
+        post /api/v1/agents/{id}/resume: admin=any agent=no observer=no unknown=no
+        get /api/v1/audit: admin=yes agent=no observer=no unknown=no
+        get /api/v1/audit/verify: admin=yes agent=no observer=no unknown=no
+        post /tools/{name}: admin=yes agent=yes observer=yes unknown=no
+        tool list_agents: admin=yes agent=yes observer=yes unknown=no
+        tool register_agent: admin=yes agent=yes observer=no unknown=no
+        ");
+    }
+}

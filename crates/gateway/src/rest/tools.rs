@@ -1,0 +1,32 @@
+//! `/tools/{name}`: every built-in tool for clients without MCP. JSON arguments in, the JSON result out.
+
+use std::sync::Arc;
+
+use axum::{
+    Json as Answer,
+    extract::{Path, State},
+    http::Uri,
+};
+use guildhall_domain::Error;
+use serde_json::{Map, Value};
+
+use super::body::OptionalJson;
+use crate::{error::Refusal, hall::Hall, identity::Caller, tools::Narrowed};
+
+/// Calls a built-in tool. An error has the shape and status that REST gives it.
+#[utoipa::path(post, path = "/tools/{name}", tag = "tools", params(("name" = String, Path)), request_body = Option<Object>,
+    responses((status = 200, body = Object), (status = 404, description = "no such tool for this caller")))]
+pub(super) async fn call(
+    State(hall): State<Arc<Hall>>,
+    caller: Caller,
+    Path(name): Path<String>,
+    uri: Uri,
+    OptionalJson(arguments): OptionalJson<Map<String, Value>>,
+) -> Result<Answer<Value>, Refusal> {
+    let narrowed = Narrowed::by(uri.query());
+    let tool = hall
+        .tools
+        .find(&name, &hall.policy, &caller.principal, &narrowed)
+        .ok_or_else(|| Error::not_found(format!("there is no tool {name:?} that you may call")))?;
+    Ok(Answer(crate::tools::call(&hall, &caller.call(), tool, Value::Object(arguments)).await?))
+}

@@ -1,0 +1,200 @@
+//! The hall's own tools. A service that comes hangs its tools here: a [`Tool`] says what it is called, what it takes
+//! and gives, who may call it and what runs, and is then reachable over MCP and at `/tools/{name}` alike.
+
+mod agents;
+
+pub(crate) use self::agents::{Peer, peers};
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use guildhall_domain::{AuditEntry, Call, Error, Principal, Result, audit::Outcome};
+use guildhall_guard::policy::{Policy, ToolFacts};
+use rmcp::model::{JsonObject, ToolAnnotations};
+use schemars::JsonSchema;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::hall::Hall;
+
+type Run = Arc<dyn for<'a> Fn(&'a Hall, &'a Call, Value) -> BoxFuture<'a, Result<Value>> + Send + Sync>;
+
+pub(crate) struct Tool {
+    /// As MCP shows it; made once, shared by every list.
+    pub(crate) shown: rmcp::model::Tool,
+    name: &'static str,
+    toolset: &'static str,
+    effect: Effect,
+    run: Run,
+}
+
+/// What a tool does to the world, as its annotations say it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effect {
+    ReadsOnly,
+    /// Changes something, and doing it twice is doing it once.
+    Idempotent,
+}
+
+impl Tool {
+    pub(crate) fn new<A, R, F>(name: &'static str, toolset: &'static str, effect: Effect, about: About, run: F) -> Self
+    where
+        A: DeserializeOwned + JsonSchema + Send + 'static,
+        R: Serialize + JsonSchema + 'static,
+        F: for<'a> Fn(&'a Hall, &'a Call, A) -> BoxFuture<'a, Result<R>> + Send + Sync + 'static,
+    {
+        let read_only = effect == Effect::ReadsOnly;
+        let annotations = ToolAnnotations::with_title(about.title)
+            .read_only(read_only)
+            .destructive(false)
+            .idempotent(true)
+            .open_world(false);
+        let shown = rmcp::model::Tool::new(name, about.description, schema_of::<A>())
+            .with_title(about.title)
+            .with_raw_output_schema(schema_of::<R>())
+            .with_annotations(annotations);
+        let run = Arc::new(run);
+        Self {
+            shown,
+            name,
+            toolset,
+            effect,
+            run: Arc::new(move |hall, call, arguments| {
+                let run = run.clone();
+                Box::pin(async move {
+                    let arguments = serde_json::from_value::<A>(arguments).map_err(|fault| {
+                        Error::invalid(format!("the arguments do not fit the tool's schema: {fault}"))
+                    })?;
+                    let result = run(hall, call, arguments).await?;
+                    serde_json::to_value(result)
+                        .map_err(|_| Error::internal("the tool's result cannot be written as JSON; report it"))
+                })
+            }),
+        }
+    }
+}
+
+pub(crate) struct About {
+    pub(crate) title: &'static str,
+    pub(crate) description: &'static str,
+}
+
+fn schema_of<T: JsonSchema>() -> Arc<JsonObject> {
+    let schema = schemars::generate::SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>();
+    match schema.to_value() {
+        Value::Object(mut object) => {
+            // The Rust name of the type says nothing to a caller.
+            object.remove("title");
+            Arc::new(object)
+        }
+        _ => Arc::new(JsonObject::default()),
+    }
+}
+
+/// Every tool of the hall, in the order of names: lists are always in this order.
+pub(crate) struct ToolRouter {
+    tools: BTreeMap<&'static str, Arc<Tool>>,
+}
+
+/// A tool's time, unless its caller has less.
+const TOOL_TIME: Duration = Duration::from_secs(30);
+
+impl ToolRouter {
+    pub(crate) fn of_the_hall() -> Self {
+        let tools = agents::tools().into_iter().map(|tool| (tool.name, Arc::new(tool))).collect();
+        Self { tools }
+    }
+
+    /// The tool as the hall knows it, whoever asks.
+    pub(crate) fn known(&self, name: &str) -> Option<&Arc<Tool>> {
+        self.tools.get(name)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.tools.keys().copied()
+    }
+
+    /// A tool that the caller may not call looks like one that is not there.
+    pub(crate) fn find(
+        &self,
+        name: &str,
+        policy: &Policy,
+        caller: &Principal,
+        narrowed: &Narrowed,
+    ) -> Option<&Arc<Tool>> {
+        self.tools.get(name).filter(|tool| tool.visible(policy, caller, narrowed))
+    }
+
+    pub(crate) fn visible<'a>(
+        &'a self,
+        policy: &'a Policy,
+        caller: &'a Principal,
+        narrowed: &'a Narrowed,
+    ) -> impl Iterator<Item = &'a Arc<Tool>> {
+        self.tools.values().filter(|tool| tool.visible(policy, caller, narrowed))
+    }
+}
+
+impl Tool {
+    fn visible(&self, policy: &Policy, caller: &Principal, narrowed: &Narrowed) -> bool {
+        let facts = ToolFacts { name: self.name, read_only: self.effect == Effect::ReadsOnly, toolset: self.toolset };
+        narrowed.allows(self.toolset) && policy.may_call_tool(caller, &facts)
+    }
+}
+
+/// Runs a tool that [`ToolRouter::find`] gave, within its time, and puts the call on record.
+pub(crate) async fn call(hall: &Hall, call: &Call, tool: &Tool, arguments: Value) -> Result<Value> {
+    let given = Sha256::digest(arguments.to_string());
+    let time = call.remaining()?.min(TOOL_TIME);
+    let result = tokio::time::timeout(time, (tool.run)(hall, call, arguments))
+        .await
+        .unwrap_or_else(|_| Err(Error::timeout(format!("{} did not finish within {time:?}", tool.name))));
+    // Arguments may hold anything; their hash proves later what they were to whoever still has them.
+    let mut entry = AuditEntry::done(
+        &call.principal,
+        hall.clock.now(),
+        "tool.call",
+        format!("tool:{}", tool.name),
+        json!({"arguments_sha256": hex(&given)}),
+    );
+    let outcome = match &result {
+        Ok(_) => "ok",
+        Err(error) => {
+            entry.outcome = Outcome::Failed;
+            entry.body["error"] = Value::from(error.code.as_str());
+            error.code.as_str()
+        }
+    };
+    hall.recorder.record(entry);
+    metrics::counter!("guildhall_tool_calls_total", "tool" => tool.name, "outcome" => outcome).increment(1);
+    result
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// The toolsets that the address asks for, `?toolsets=a,b`; none: all.
+#[derive(Debug, Default)]
+pub(crate) struct Narrowed(Option<Vec<String>>);
+
+impl Narrowed {
+    pub(crate) fn by(query: Option<&str>) -> Self {
+        let asked = query.and_then(|query| {
+            url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "toolsets").map(|(_, value)| {
+                value.split(',').map(|word| word.trim().to_owned()).filter(|w| !w.is_empty()).collect()
+            })
+        });
+        Self(asked)
+    }
+
+    fn allows(&self, toolset: &str) -> bool {
+        self.0.as_ref().is_none_or(|asked| asked.iter().any(|word| word == toolset))
+    }
+}
