@@ -23,20 +23,25 @@ impl Bucket {
         let refilled = now.since(self.at).as_secs_f64() * rate.per_second;
         self.at = self.at.max(now);
         self.tokens = (self.tokens + refilled).min(f64::from(rate.burst));
-        let granted = whole(self.tokens).min(want);
+        let granted = u32::try_from(whole(self.tokens)).expect("at most a burst, which is a u32").min(want);
         self.tokens -= f64::from(granted);
         let missing = if granted > 0 { 0.0 } else { (1.0 - self.tokens).max(0.0) };
-        Slice { granted, wait: Duration::from_secs_f64(missing / rate.per_second) }
+        Slice { granted, wait: time_for(missing, rate) }
     }
 
     /// From then on it is full, and as good as one that nobody has touched.
     pub(crate) fn full_at(&self, rate: Rate) -> Timestamp {
         let missing = (f64::from(rate.burst) - self.tokens).max(0.0);
-        self.at + Duration::from_secs_f64(missing / rate.per_second) + Duration::from_millis(1)
+        self.at + time_for(missing, rate) + Duration::from_millis(1)
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to a burst, which is a u32")]
-fn whole(tokens: f64) -> u32 {
-    tokens.floor() as u32
+/// Up to the next whole millisecond, so that whoever waits has waited long enough.
+fn time_for(tokens: f64, rate: Rate) -> Duration {
+    Duration::from_millis(whole((tokens / rate.per_second * 1_000.0).ceil()))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a burst at the slowest rate is 4e15 ms")]
+fn whole(number: f64) -> u64 {
+    number as u64
 }

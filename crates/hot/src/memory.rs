@@ -331,3 +331,90 @@ impl Hot for Memory {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use guildhall_domain::{ErrorCode, TenantId};
+    use guildhall_testkit::clock::FixedClock;
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn key(name: impl std::fmt::Display) -> HotKey {
+        HotKey::new("test", &TenantId::default(), name)
+    }
+
+    fn small() -> (Arc<FixedClock>, Memory) {
+        let clock = Arc::new(FixedClock::default());
+        (clock.clone(), Memory::new(clock, 100))
+    }
+
+    #[tokio::test]
+    async fn a_full_store_refuses_what_is_new_and_still_replaces_and_removes() {
+        let (_, memory) = small();
+        for i in 0..100 {
+            memory.put(&key(i), "a".into(), MINUTE).await.unwrap();
+        }
+        let refused = memory.put(&key("one more"), "a".into(), MINUTE).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::Unavailable);
+        assert!(refused.message.contains("full (100 entries)"), "{refused}");
+        let rate = Rate { per_second: 1.0, burst: 1 };
+        assert!(memory.lease(&key("lease"), "a", MINUTE).await.is_err());
+        assert!(memory.take(&key("bucket"), 1, rate).await.is_err());
+        assert!(memory.mark(&key("set"), &[("a".to_owned(), 1)]).await.is_err());
+        memory.put(&key(7), "b".into(), MINUTE).await.unwrap();
+        memory.remove(&key(7)).await.unwrap();
+        memory.put(&key("one more"), "a".into(), MINUTE).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_has_run_out_makes_room() {
+        let (clock, memory) = small();
+        for i in 0..100 {
+            memory.put(&key(i), "a".into(), MINUTE).await.unwrap();
+        }
+        clock.advance(MINUTE);
+        for i in 100..200 {
+            memory.put(&key(i), "a".into(), MINUTE).await.unwrap();
+        }
+        assert_eq!(memory.entries.load(Relaxed), 100);
+    }
+
+    #[tokio::test]
+    async fn writes_sweep_what_has_run_out_before_the_store_is_full() {
+        let (clock, memory) = small();
+        for i in 0..50 {
+            memory.put(&key(i), "a".into(), MINUTE).await.unwrap();
+        }
+        clock.advance(MINUTE * 2);
+        // The same keys fall into the same shards; releasing adds nothing.
+        for i in 0..50 {
+            memory.release(&key(i), "nobody").await.unwrap();
+        }
+        assert_eq!(memory.entries.load(Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn every_member_of_a_set_of_marks_counts_and_is_uncounted_when_taken_away() {
+        let (_, memory) = small();
+        let marks: Vec<_> = (0..100).map(|i| (i.to_string(), i)).collect();
+        memory.mark(&key("set"), &marks).await.unwrap();
+        memory.mark(&key("set"), &marks).await.unwrap();
+        assert!(memory.put(&key("a"), "a".into(), MINUTE).await.is_err());
+        let members: Vec<_> = marks.into_iter().map(|(member, _)| member).collect();
+        memory.unmark(&key("set"), &members).await.unwrap();
+        memory.unmark(&key("set"), &members).await.unwrap();
+        assert_eq!(memory.entries.load(Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_value_is_there_until_its_last_millisecond() {
+        let (clock, memory) = small();
+        memory.put(&key("a"), "a".into(), MINUTE).await.unwrap();
+        clock.advance(MINUTE - Duration::from_millis(1));
+        assert!(memory.get(&key("a")).await.unwrap().is_some());
+        clock.advance(Duration::from_millis(1));
+        assert!(memory.get(&key("a")).await.unwrap().is_none());
+    }
+}

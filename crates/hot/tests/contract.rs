@@ -1,5 +1,7 @@
 //! The hot store's contract, on memory and on a real Redis, bare and behind faults.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails shows the error it met")]
+
 use std::{sync::Arc, time::Instant};
 
 use guildhall_testkit::{

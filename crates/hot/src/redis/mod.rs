@@ -49,6 +49,9 @@ impl Redis {
     pub(crate) fn new(url: &str) -> Result<Self> {
         // The library's message may repeat the address, and with it the password.
         let refused = |_| Error::invalid("hot.url is not a Redis address: write redis://[user:password@]host:port/db");
+        // The library takes the process's TLS provider, and panics where two are compiled in and none was chosen. An
+        // error means that the program has chosen.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::open(url).map_err(refused)?;
         let info = client.get_connection_info().clone();
         let faults = Faults::at(info.addr().to_string());
