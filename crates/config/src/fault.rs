@@ -26,6 +26,12 @@ impl Faults {
         self.0.push(Fault { key: key.into(), problem: problem.into(), fix: fix.into() });
     }
 
+    /// Adds a fault that `message` describes: the problem, then after a semicolon the fix, if it says one.
+    pub(crate) fn add_message(&mut self, key: impl Into<String>, message: &str, fix: &str) {
+        let (problem, fix) = message.split_once("; ").unwrap_or((message, fix));
+        self.add(key, problem, fix);
+    }
+
     /// Adds a fault unless `holds`.
     pub fn expect(&mut self, holds: bool, key: &str, problem: &str, fix: &str) {
         if !holds {

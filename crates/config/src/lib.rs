@@ -89,7 +89,7 @@ impl Config {
         let defaults = Figment::from(Toml::string(DEFAULTS)).extract().expect("default.toml is TOML, a test reads it");
         let mut reader = Reader::new(&layers, defaults, faults);
         Self {
-            data_dir: reader.data_dir().unwrap_or_else(|| default_data_dir(&sources.environment)),
+            data_dir: absolute(reader.data_dir().unwrap_or_else(|| default_data_dir(&sources.environment))),
             auth: reader.section(),
             gateway: reader.section(),
             database: reader.section(),
@@ -126,9 +126,15 @@ impl Config {
         self.cluster.validate(faults);
         self.limits.validate(faults);
         self.secrets.validate(faults);
+        self.roles.iter().for_each(|(name, role)| role.check(name, faults));
         self.telemetry.validate(faults);
         self.retention.validate(faults);
     }
+}
+
+/// So that what is printed, and what a child process is told, means the same folder everywhere.
+fn absolute(folder: PathBuf) -> PathBuf {
+    std::path::absolute(&folder).unwrap_or(folder)
 }
 
 /// A home of its own, so that commands find the same hall from every folder.

@@ -20,6 +20,8 @@ use crate::{
 /// Below this likeness (0 to 1) a known key is no help for someone who wrote another.
 const LIKENESS_MIN: f64 = 0.7;
 
+const SEE_DEFAULTS: &str = "`guildhall config defaults` shows how it is written";
+
 pub(crate) struct Reader<'a> {
     layers: &'a Layers,
     defaults: Dict,
@@ -119,10 +121,10 @@ impl<'a> Reader<'a> {
         // A key that may be given as a file holds a secret: its value is not repeated.
         let is_secret = fields.contains(&format!("{name}_file").as_str());
         let (problem, fix) = match &error.kind {
-            Kind::Message(message) => match message.split_once("; ") {
-                Some((problem, fix)) => (problem.to_owned(), fix.to_owned()),
-                None => (message.clone(), "`guildhall config defaults` shows how it is written".to_owned()),
-            },
+            Kind::Message(message) => {
+                let (problem, fix) = message.split_once("; ").unwrap_or((message, SEE_DEFAULTS));
+                (problem.to_owned(), fix.to_owned())
+            }
             Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
                 let given = if is_secret { "of another kind".to_owned() } else { in_words(actual) };
                 (format!("is {given}"), format!("write {}", in_plain_words(expected)))
@@ -130,7 +132,7 @@ impl<'a> Reader<'a> {
             Kind::UnknownVariant(given, known) => {
                 (format!("there is no {given:?}"), format!("write one of {}", known.join(", ")))
             }
-            other => (other.to_string(), "`guildhall config defaults` shows how it is written".to_owned()),
+            other => (other.to_string(), SEE_DEFAULTS.to_owned()),
         };
         self.faults.add(key, format!("{problem} ({origin})"), fix);
     }

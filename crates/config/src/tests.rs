@@ -133,6 +133,7 @@ fn every_fault_is_named_at_once() {
         [roles.auditor]
         allow = "audit"
         alow = []
+        deny = ["audit.raed"]
         [llm]
         model = "x"
         "#,
@@ -160,7 +161,8 @@ fn every_fault_is_named_at_once() {
     agent_registry.endpoints: "registry:8021" is not an address of a service; write it like "http://registry.internal:8021"
     agent_registry.offline_after: an agent must be idle before it is offline; make idle_after longer than nothing and shorter than offline_after
     limits.requests_per_second: every call would be refused; make it more than 0
-    secrets.keys: holds something else than a key; write "<name>:<key>", the key from `openssl rand -base64 32`
+    secrets.keys: a secrets key is <id>:<32 bytes in base64>; `openssl rand -base64 32` makes the second part
+    roles.auditor.deny: nothing matches the permission audit.raed; write tool:<name>, read:<name> or one of agents.register, agents.list, agents.get, agents.remove, agents.pause, agents.resume, agents.set_key, agents.heartbeat, agents.report_heartbeats, tokens.issue, tokens.revoke, registration_keys.manage, signing_keys.rotate, access.read, audit.record, audit.read, audit.verify, resources.read, tools.call
     "#);
 }
 
@@ -211,7 +213,7 @@ fn services_that_leave_the_machine_or_share_a_database_need_their_secrets() {
 fn a_secret_comes_from_its_file_and_a_bad_file_is_a_fault() {
     let case = Case::new("");
     let secret = case.file("secret", &format!("{SECRET}\n"));
-    let keys = case.file("keys", &format!("# the newer first\nk2:{}\n\n{KEY}\n", "B".repeat(43) + "="));
+    let keys = case.file("keys", &format!("# the newer first\nk2:{}\n\n{KEY}\n", "A".repeat(43) + "="));
     let url = case.file("url", "postgres://u:pa55@db/hall\n");
     let case = case
         .env("GUILDHALL_CLUSTER__SECRET_FILE", &secret.display().to_string())

@@ -16,7 +16,7 @@ fn read(text: &str, units: &Units) -> Option<u64> {
 /// In the largest unit that it is a whole number of.
 fn write(amount: u64, units: &Units) -> String {
     let (unit, factor) =
-        units.iter().rev().find(|(_, factor)| amount >= *factor && amount % factor == 0).unwrap_or(&units[0]);
+        units.iter().rev().find(|(_, factor)| amount >= *factor && amount.is_multiple_of(*factor)).unwrap_or(&units[0]);
     format!("{}{unit}", amount / factor)
 }
 

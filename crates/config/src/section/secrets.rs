@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use secrecy::ExposeSecret;
+use guildhall_guard::KeyRing;
 use serde::{Deserialize, Serialize};
 
 use super::Section;
@@ -10,9 +10,6 @@ use crate::{
     Faults,
     secret::{self, Secret},
 };
-
-/// 32 bytes in base64.
-const KEY_CHARACTERS: usize = 44;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,20 +31,12 @@ impl Section for Secrets {
     }
 
     fn validate(&self, faults: &mut Faults) {
-        let ill_formed = self.keys.iter().filter(|key| !secret::is_mask(key) && !is_sealing_key(key.expose_secret()));
-        for _ in ill_formed {
-            faults.add(
-                "secrets.keys",
-                "holds something else than a key",
-                "write \"<name>:<key>\", the key from `openssl rand -base64 32`",
-            );
+        // The mask of a print is a fault of its own, found where it matters: when something is to run.
+        if self.keys.is_empty() || self.keys.iter().any(secret::is_mask) {
+            return;
+        }
+        if let Err(error) = KeyRing::parse(&self.keys) {
+            faults.add_message("secrets.keys", &error.message, "make a key with `openssl rand -base64 32`");
         }
     }
-}
-
-/// By its form alone; the ring that is made of the keys judges the rest.
-fn is_sealing_key(text: &str) -> bool {
-    text.split_once(':').is_some_and(|(name, key)| {
-        !name.is_empty() && key.len() == KEY_CHARACTERS && key.ends_with('=') && !key.contains(char::is_whitespace)
-    })
 }
