@@ -54,7 +54,7 @@ fn a_hall_needs_no_configuration() {
     assert_eq!(config.gateway.ws_listen.to_string(), "127.0.0.1:8015");
     assert_eq!(config.data_dir, PathBuf::from("/home/someone/.local/share/guildhall"));
     assert_eq!(config.database.url.expose(), "sqlite:/home/someone/.local/share/guildhall/guildhall.db");
-    assert_eq!(config.bus.url.expose(), "embedded:/home/someone/.local/share/guildhall/bus");
+    assert_eq!(config.bus.url.expose(), "embedded:/home/someone/.local/share/guildhall");
     assert_eq!(config.hot.url.expose(), "memory:");
     assert_eq!((config.limits.requests_per_second, config.limits.burst), (10.0, 20));
 }
@@ -299,7 +299,7 @@ fn what_is_printed_loads_again_and_means_the_same() {
     migrate_at_start = true
 
     [bus]
-    url = "embedded:/home/someone/.local/share/guildhall/bus"
+    url = "embedded:/home/someone/.local/share/guildhall"
 
     [hot]
     url = "memory:"

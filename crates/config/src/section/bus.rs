@@ -12,11 +12,18 @@ use crate::{EngineUrl, Faults};
 pub struct Bus {
     pub url: EngineUrl,
     pub url_file: Option<PathBuf>,
+    /// The operator's word that NATS answers only once it is on disk.
+    pub nats_syncs_always: bool,
 }
 
 impl Bus {
     pub fn is_embedded(&self) -> bool {
         self.url.scheme() == "embedded"
+    }
+
+    /// Where the embedded log is kept.
+    pub fn folder(&self) -> &Path {
+        Path::new(self.url.path())
     }
 }
 
@@ -26,7 +33,7 @@ impl Section for Bus {
     fn complete(&mut self, data_dir: &Path, faults: &mut Faults) {
         url_from_file("bus.url_file", self.url_file.as_deref(), &mut self.url, faults);
         if self.is_embedded() && self.url.path().is_empty() {
-            self.url = EngineUrl::new(format!("embedded:{}", data_dir.join("bus").display()));
+            self.url = EngineUrl::new(format!("embedded:{}", data_dir.display()));
         }
     }
 

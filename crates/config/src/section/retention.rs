@@ -15,7 +15,7 @@ use crate::{
 pub struct Retention {
     #[serde(with = "duration")]
     pub events_age: Duration,
-    /// Bytes a topic.
+    /// Bytes of all topics together.
     #[serde(with = "size")]
     pub events_size: u64,
 }
@@ -35,7 +35,7 @@ impl Section for Retention {
         faults.expect(
             self.events_size >= 1 << 20,
             "retention.events_size",
-            "a topic could hold hardly an event",
+            "hardly an event could be kept",
             "allow 1 MiB at least",
         );
     }
