@@ -18,7 +18,7 @@ impl Backoff {
     }
 
     /// How long to wait now: 0.2 s the first time, then twice as long each time up to 5 s, less up to a quarter.
-    pub fn next(&mut self) -> Duration {
+    pub fn next_wait(&mut self) -> Duration {
         let wait = self.next;
         self.next = (self.next * 2).min(LONGEST);
         let mut byte = [0_u8];
@@ -45,11 +45,11 @@ mod tests {
     #[test]
     fn waits_double_up_to_the_longest_and_are_spread() {
         let mut plain = Backoff::new(Arc::new(Always(0)));
-        let waits: Vec<_> = (0..7).map(|_| plain.next().as_millis()).collect();
+        let waits: Vec<_> = (0..7).map(|_| plain.next_wait().as_millis()).collect();
         assert_eq!(waits, [200, 400, 800, 1600, 3200, 5000, 5000]);
         plain.reset();
-        assert_eq!(plain.next(), FIRST);
-        let spread = Backoff::new(Arc::new(Always(255))).next();
+        assert_eq!(plain.next_wait(), FIRST);
+        let spread = Backoff::new(Arc::new(Always(255))).next_wait();
         assert!(spread < FIRST && spread >= FIRST * 3 / 4, "{spread:?}");
     }
 }

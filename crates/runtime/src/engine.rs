@@ -42,7 +42,7 @@ where
                     tracing::warn!("waiting for {what}: {}", error.message);
                     said = Some(Instant::now());
                 }
-                tokio::time::sleep(backoff.next()).await;
+                tokio::time::sleep(backoff.next_wait()).await;
             }
         }
     }
