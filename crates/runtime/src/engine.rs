@@ -53,6 +53,19 @@ pub async fn supervise<F>(
     component: Component,
     what: impl Display,
     shutdown: Shutdown,
+    ping: impl FnMut() -> F,
+) -> Result<()>
+where
+    F: Future<Output = Result<()>>,
+{
+    supervise_every(PING_EVERY, component, what, shutdown, ping).await
+}
+
+async fn supervise_every<F>(
+    interval: Duration,
+    component: Component,
+    what: impl Display,
+    shutdown: Shutdown,
     mut ping: impl FnMut() -> F,
 ) -> Result<()>
 where
@@ -61,7 +74,7 @@ where
     loop {
         tokio::select! {
             () = shutdown.soft().cancelled() => return Ok(()),
-            () = tokio::time::sleep(PING_EVERY) => {}
+            () = tokio::time::sleep(interval) => {}
         }
         let reason = match timeout(PING_TIMEOUT, ping()).await {
             Ok(Ok(())) => {
@@ -76,5 +89,71 @@ where
         if component.down(reason.clone()) {
             tracing::warn!("{what} is away: {reason}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use guildhall_domain::Error;
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::{Health, OsEntropy, SystemClock, telemetry::tests::Lines};
+
+    fn health() -> Health {
+        Health::new(Arc::new(SystemClock), Shutdown::default())
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_is_away_at_start_is_waited_for_and_named_once() {
+        let lines = Lines::capture();
+        let health = health();
+        let component = health.component("database", "postgres");
+        let mut tries = 0;
+        let value = wait_for(&component, "postgres at db:5432", Arc::new(OsEntropy), || {
+            tries += 1;
+            let result = if tries < 4 { Err(Error::unavailable("connection refused")) } else { Ok(tries) };
+            let ready = health.not_ready();
+            async move {
+                assert!(!ready.is_empty(), "ready before the engine is there");
+                result
+            }
+        });
+        assert_eq!(value.await, 4);
+        assert!(component.is_up() && health.not_ready().is_empty());
+        let text = lines.text();
+        assert_eq!(text.matches("waiting for postgres at db:5432: connection refused").count(), 1, "{text}");
+        assert_eq!(text.matches("postgres at db:5432 is there").count(), 1, "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_goes_away_later_is_seen_and_seen_again_when_it_is_back() {
+        let health = health();
+        let shutdown = Shutdown::default();
+        let component = health.component("bus", "nats");
+        component.up();
+        let answer = Arc::new(Mutex::new(Ok(())));
+        let ping = {
+            let answer = answer.clone();
+            move || std::future::ready(answer.lock().clone())
+        };
+        let every = Duration::from_millis(10);
+        let watch = tokio::spawn(supervise_every(every, component.clone(), "nats", shutdown.clone(), ping));
+        *answer.lock() = Err(Error::unavailable("broken pipe"));
+        eventually(|| health.not_ready().iter().any(|reason| reason.contains("broken pipe"))).await;
+        *answer.lock() = Ok(());
+        eventually(|| health.not_ready().is_empty()).await;
+        shutdown.begin("test");
+        watch.await.unwrap().unwrap();
+    }
+
+    async fn eventually(condition: impl Fn() -> bool) {
+        for _ in 0..200 {
+            if condition() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it did not happen");
     }
 }

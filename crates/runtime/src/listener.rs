@@ -202,3 +202,88 @@ fn explain(address: SocketAddr, setting: &str, error: &io::Error) -> Error {
         _ => Error::internal(format!("cannot listen on {address}: {error}; choose another address with {setting}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, routing::get};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    const GET: &[u8] = b"GET /who HTTP/1.1\r\nhost: hall\r\n\r\n";
+    const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const HTTP2_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+
+    /// A listener that answers, and gives a client half a second for its header.
+    fn serve() -> (SocketAddr, Shutdown) {
+        let mut listener = Listener::bind(([127, 0, 0, 1], 0).into(), "test").unwrap();
+        listener.header_timeout = Duration::from_millis(500);
+        let (address, shutdown) = (listener.address(), Shutdown::with_grace(Duration::from_millis(600)));
+        let router = Router::new()
+            .route("/who", get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() }))
+            .route("/slow", get(|| tokio::time::sleep(Duration::from_millis(300))))
+            .route("/never", get(std::future::pending::<()>));
+        let until = shutdown.clone();
+        tokio::spawn(async move { listener.serve(router, &until).await });
+        (address, shutdown)
+    }
+
+    async fn everything_after(address: SocketAddr, sent: &[u8]) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(sent).await.unwrap();
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer));
+        read.await.expect("the connection stays open").unwrap_or_default();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_slow_with_its_header_is_cut() {
+        let (address, _shutdown) = serve();
+        let preface_and_settings = [HTTP2_PREFACE, HTTP2_SETTINGS].concat();
+        let starts: [&[u8]; 5] = [b"", b"P", b"GET /who HTTP/1.1\r\nhost: h", HTTP2_PREFACE, &preface_and_settings];
+        for start in starts {
+            let answer = everything_after(address, start).await;
+            assert!(!answer.contains("200 OK"), "{start:?} was answered: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slow_answer_is_not_cut_and_the_peer_is_known() {
+        let (address, _shutdown) = serve();
+        let answer = everything_after(address, b"GET /slow HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert!(everything_after(address, GET).await.contains("\r\n\r\n127.0.0.1:"));
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_finishes_what_is_in_flight_and_cuts_what_does_not_end() {
+        let (address, shutdown) = serve();
+        let ask = |path: &str| {
+            let request = format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n");
+            tokio::spawn(async move { everything_after(address, request.as_bytes()).await })
+        };
+        let (slow, never) = (ask("/slow"), ask("/never"));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        shutdown.begin("test");
+        assert!(slow.await.unwrap().starts_with("HTTP/1.1 200 OK"));
+        assert!(TcpStream::connect(address).await.is_err(), "still accepting");
+        assert_eq!(never.await.unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_is_named_with_what_changes_it() {
+        let first = Listener::bind(([127, 0, 0, 1], 0).into(), "test").unwrap();
+        let port = first.address().port();
+        let refused = Listener::bind(first.address(), "gateway.listen or --listen").unwrap_err();
+        assert_eq!(
+            refused.message,
+            format!(
+                "port {port} on 127.0.0.1 is taken by another program: stop that program, or choose another port \
+                 with gateway.listen or --listen"
+            )
+        );
+        let elsewhere = Listener::bind(([192, 0, 2, 1], 0).into(), "admin.listen").unwrap_err();
+        assert!(elsewhere.message.contains("192.0.2.1 is not an address of this machine"), "{elsewhere}");
+    }
+}

@@ -183,3 +183,112 @@ where
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::{io, sync::Arc};
+
+    use parking_lot::Mutex;
+    use serde_json::Value;
+    use tracing::subscriber::{DefaultGuard, set_default};
+    use tracing_subscriber::fmt::MakeWriter;
+
+    use super::*;
+
+    /// What this thread logs, for as long as it is held.
+    pub(crate) struct Lines {
+        written: Written,
+        _guard: DefaultGuard,
+    }
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Written {
+        type Writer = Written;
+        fn make_writer(&'a self) -> Written {
+            self.clone()
+        }
+    }
+
+    impl Lines {
+        pub(crate) fn capture() -> Self {
+            let written = Written::default();
+            let lines = tracing_subscriber::fmt().with_ansi(false).with_writer(written.clone()).finish();
+            Self { written, _guard: set_default(lines) }
+        }
+
+        /// JSON, with spans collected (and sent nowhere).
+        fn capture_json_traced() -> Self {
+            let written = Written::default();
+            let tracer = SdkTracerProvider::builder().build().tracer("test");
+            let format = JsonWithTrace(Format::default().json());
+            let lines = tracing_subscriber::fmt::layer()
+                .fmt_fields(JsonFields::new())
+                .event_format(format)
+                .with_writer(written.clone());
+            let traced = tracing_opentelemetry::layer().with_tracer(tracer);
+            Self { written, _guard: set_default(tracing_subscriber::registry().with(traced).with(lines)) }
+        }
+
+        pub(crate) fn text(&self) -> String {
+            String::from_utf8(self.written.0.lock().clone()).unwrap()
+        }
+    }
+
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn a_json_line_carries_the_ids_of_its_trace() {
+        let lines = Lines::capture_json_traced();
+        tracing::info!("outside");
+        let span = tracing::info_span!("call");
+        set_parent(&span, &TraceContext { traceparent: PARENT.into(), tracestate: String::new() });
+        span.in_scope(|| tracing::info!(answer = 42, "inside"));
+        let text = lines.text();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+        assert_eq!(lines[0].get("trace_id"), None);
+        assert_eq!(lines[1]["trace_id"], "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(lines[1]["span_id"].as_str().unwrap().len(), 16);
+        assert_eq!((&lines[1]["fields"]["answer"], &lines[1]["fields"]["message"]), (&42.into(), &"inside".into()));
+    }
+
+    #[test]
+    fn a_trace_from_elsewhere_goes_on_and_an_empty_tracestate_stays_away() {
+        let _lines = Lines::capture_json_traced();
+        let span = tracing::info_span!("call");
+        let parent = TraceContext { traceparent: PARENT.into(), tracestate: "a=1".into() };
+        set_parent(&span, &parent);
+        let own = trace_of(&span);
+        assert_eq!(own.traceparent[..36], PARENT[..36], "another trace");
+        assert_ne!(own.traceparent, PARENT, "not a span of its own");
+        assert_eq!(own.tracestate, "a=1");
+        assert_eq!(span.in_scope(current_trace), own);
+        assert_eq!(trace_of(&tracing::info_span!(parent: None, "alone")).tracestate, "");
+    }
+
+    #[test]
+    fn without_a_collector_there_is_no_trace_and_no_fault() {
+        let _lines = Lines::capture();
+        let span = tracing::info_span!("call");
+        set_parent(&span, &TraceContext { traceparent: PARENT.into(), tracestate: String::new() });
+        assert_eq!(trace_of(&span), TraceContext::default());
+    }
+
+    #[test]
+    fn a_bad_filter_is_refused_with_the_name_of_its_key() {
+        let options = TelemetryOptions { log_filter: "guildhall=loud".into(), ..TelemetryOptions::new("test") };
+        let refused = init(&options).err().unwrap();
+        assert!(refused.message.contains("telemetry.log_filter"), "{refused}");
+    }
+}
