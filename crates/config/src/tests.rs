@@ -183,7 +183,7 @@ fn a_service_alone_is_refused_engines_that_lie_inside_one_process() {
     let case = Case::new("");
     insta::assert_snapshot!(case.faults(Shape::Run(Service::AgentRegistry)).join("\n"), @r#"
     database.url: sqlite:/home/someone/.local/share/guildhall/guildhall.db lies inside one process, and `guildhall run agent-registry` is one of several; set it to an engine that all of them reach, like "postgres://user:password@host/database", or use `guildhall up`
-    bus.url: embedded:/home/someone/.local/share/guildhall/bus lies inside one process, and `guildhall run agent-registry` is one of several; set it to an engine that all of them reach, like "nats://host:4222", or use `guildhall up`
+    bus.url: embedded:/home/someone/.local/share/guildhall lies inside one process, and `guildhall run agent-registry` is one of several; set it to an engine that all of them reach, like "nats://host:4222", or use `guildhall up`
     hot.url: memory: lies inside one process, and `guildhall run agent-registry` is one of several; set it to an engine that all of them reach, like "redis://host:6379/0", or use `guildhall up`
     "#);
     insta::assert_snapshot!(case.faults(Shape::Run(Service::Gateway)).join("\n"), @r#"
@@ -300,6 +300,7 @@ fn what_is_printed_loads_again_and_means_the_same() {
 
     [bus]
     url = "embedded:/home/someone/.local/share/guildhall"
+    nats_syncs_always = false
 
     [hot]
     url = "memory:"
