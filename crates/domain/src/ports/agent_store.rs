@@ -35,7 +35,7 @@ pub enum AgentEdit {
 }
 
 /// A signing key with its private half, sealed by the hall's key ring.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedSigningKey {
     pub public: SigningKey,
     pub sealed_private: Vec<u8>,

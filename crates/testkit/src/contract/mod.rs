@@ -2,6 +2,7 @@
 //! stamps for each of its backends, once bare and once behind [`crate::fault::Faulty`].
 
 pub mod hot;
+pub mod store;
 
 use std::time::Duration;
 

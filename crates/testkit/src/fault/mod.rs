@@ -5,6 +5,7 @@
 //! waits for reads to catch up (see [`crate::contract`]).
 
 mod hot;
+mod store;
 
 use std::{any::Any, collections::HashMap, fmt::Debug, sync::Arc, time::Duration};
 

@@ -1,0 +1,53 @@
+//! The databases of these tests: each its own, empty, gone with the test.
+
+use std::{path::Path, sync::Arc};
+
+use guildhall_store::{DatabaseUrl, Store, StoreOptions};
+use guildhall_testkit::{
+    clock::FixedClock,
+    contract::store::{Replica, Stage},
+    engines,
+    entropy::SeededEntropy,
+};
+
+/// As a process would; `writer` also seeds its randomness, for no two processes draw the same.
+pub(crate) fn open(url: &DatabaseUrl, writer: &str) -> Store {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static OPENED: AtomicU64 = AtomicU64::new(0);
+    let options = StoreOptions {
+        clock: Arc::new(FixedClock::default()),
+        entropy: Arc::new(SeededEntropy::new(OPENED.fetch_add(1, Ordering::Relaxed))),
+        writer: writer.to_owned(),
+        max_connections: 4,
+    };
+    Store::connect(url, options)
+}
+
+pub(crate) fn sqlite_in(folder: &Path) -> DatabaseUrl {
+    DatabaseUrl::parse("sqlite:", folder).unwrap()
+}
+
+pub(crate) async fn postgres_url() -> Option<DatabaseUrl> {
+    let url = engines::Postgres::database().await?;
+    Some(DatabaseUrl::parse(&url, Path::new("unused")).unwrap())
+}
+
+async fn stage(url: DatabaseUrl, engine: impl Send + Sync + 'static) -> Stage {
+    let store = open(&url, "migrate");
+    store.migrate().await.unwrap();
+    store.close().await;
+    let replica = move |writer: &str| {
+        let store = open(&url, writer);
+        Replica { agents: store.agents(), audit: store.audit() }
+    };
+    Stage::new(replica, engine)
+}
+
+pub(crate) async fn sqlite() -> Option<Stage> {
+    let folder = tempfile::tempdir().unwrap();
+    Some(stage(sqlite_in(folder.path()), folder).await)
+}
+
+pub(crate) async fn postgres() -> Option<Stage> {
+    Some(stage(postgres_url().await?, ()).await)
+}

@@ -1,0 +1,11 @@
+//! The store's contract on SQLite and on a real Postgres, bare and behind faults; then what is this crate's own:
+//! migrations, the shared commit, and what an engine that is away looks like.
+
+mod commits;
+mod engines;
+mod migrations;
+
+use guildhall_testkit::store_contract;
+
+store_contract!(on_sqlite, super::super::engines::sqlite);
+store_contract!(on_postgres, super::super::engines::postgres);
