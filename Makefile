@@ -1,6 +1,6 @@
 # The commands of the house. `make help` lists them.
 
-.PHONY: help run engines test lint
+.PHONY: help run engines test lint bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,3 +31,7 @@ lint: ## formatting, clippy, direction of dependencies, words that must not be h
 	cargo xtask check
 	@if command -v cargo-deny >/dev/null; then cargo deny check bans licenses sources; \
 	else echo "SKIPPED: cargo deny is not installed (cargo install cargo-deny)"; fi
+
+# Release build with thin LTO: the first run takes some ten minutes.
+bench: ## measure, beside the baselines in LIMITS (default ../shared/bench/limits); writes docs/benchmarks.md
+	cargo xtask bench

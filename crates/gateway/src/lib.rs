@@ -94,7 +94,7 @@ impl Gateway {
             health,
             metrics,
         } = options;
-        let access = Arc::new(Access::new(registry.clone()));
+        let access = Arc::new(Access::new(registry.clone(), health.component("access", "agent-registry")));
         let heartbeats = Arc::new(Heartbeats::new(registry.clone(), clock.clone()));
         let (recorder, recording) = Recorder::new(RecorderOptions::new("gateway"), clock.clone());
         let to_registry = recorder::to_registry(registry.clone(), "gateway");

@@ -11,6 +11,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use guildhall_domain::{AccessView, Call, Error, Principal, Result, TenantId, ports::AgentRegistry};
+use guildhall_runtime::Component;
 use tokio_util::sync::CancellationToken;
 
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
@@ -26,11 +27,13 @@ struct Fetched {
 pub(crate) struct Access {
     registry: Arc<dyn AgentRegistry>,
     newest: ArcSwapOption<Fetched>,
+    health: Component,
 }
 
 impl Access {
-    pub(crate) fn new(registry: Arc<dyn AgentRegistry>) -> Self {
-        Self { registry, newest: ArcSwapOption::empty() }
+    /// `health`: whether the registry answers, which is noticed here first.
+    pub(crate) fn new(registry: Arc<dyn AgentRegistry>, health: Component) -> Self {
+        Self { registry, newest: ArcSwapOption::empty(), health }
     }
 
     pub(crate) fn view(&self) -> Result<Arc<AccessView>> {
@@ -65,15 +68,16 @@ impl Access {
     }
 
     pub(crate) async fn keep_fresh(self: Arc<Self>, stop: CancellationToken) {
-        let mut said = false;
         loop {
             match self.refresh().await {
-                Ok(()) => said = false,
-                Err(error) if !said => {
-                    tracing::warn!(%error, "cannot read the access view; tokens are refused once it is 5 s old");
-                    said = true;
+                Ok(()) => {
+                    self.health.up();
                 }
-                Err(_) => {}
+                Err(error) => {
+                    if self.health.down(error.message.clone()) {
+                        tracing::warn!(%error, "cannot read the access view; tokens are refused once it is 5 s old");
+                    }
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(REFRESH_EVERY) => {}
