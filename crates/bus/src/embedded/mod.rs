@@ -1,0 +1,84 @@
+//! The bus of a hall that is one process: hints by channel, events in a SQLite file.
+//!
+//! An event's way: the caller puts it into the writer's queue; the writer puts all that waits into one transaction and
+//! commits it, which syncs the disk once for all of them; then it answers each caller and wakes whoever replays the
+//! topic. Whoever replays reads from the table alone, also what has just come, and so can neither miss nor repeat.
+
+mod log;
+mod replay;
+mod tails;
+mod writer;
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use futures::{StreamExt, stream::BoxStream};
+use guildhall_domain::{
+    Result, TenantId,
+    ports::{
+        Bus,
+        bus::{Durability, Envelope, Event, Hint, Published, ReplayFrom, Subject, Topic},
+    },
+};
+use tokio::sync::OnceCell;
+
+use self::log::Log;
+use crate::{BusOptions, hints::Hints, wire};
+
+pub(crate) struct Embedded {
+    path: PathBuf,
+    options: BusOptions,
+    hints: Hints,
+    /// Opened by the first call that needs it.
+    log: OnceCell<Log>,
+}
+
+impl Embedded {
+    pub(crate) fn new(options: BusOptions) -> Self {
+        let path = options.data_dir.join("bus.db");
+        Self { path, options, hints: Hints::default(), log: OnceCell::new() }
+    }
+
+    async fn log(&self) -> Result<&Log> {
+        self.log.get_or_try_init(|| Log::open(&self.path, &self.options)).await
+    }
+}
+
+#[async_trait]
+impl Bus for Embedded {
+    async fn hint(&self, subject: Subject, envelope: Envelope) -> Result<()> {
+        wire::check_size(&envelope)?;
+        self.hints.send(subject, Hint { subject: subject.to_string(), envelope });
+        Ok(())
+    }
+
+    async fn hints(&self, subject: Subject) -> Result<BoxStream<'static, Hint>> {
+        Ok(self.hints.listen(subject))
+    }
+
+    async fn publish(
+        &self,
+        tenant: &TenantId,
+        topic: &Topic,
+        key: Option<&str>,
+        envelope: Envelope,
+    ) -> Result<Published> {
+        let duplicate_id = key.map(|key| wire::duplicate_id(tenant, topic, &envelope.principal, key));
+        let bytes = wire::encode(&envelope)?;
+        let appended = self.log().await?.append(tenant, topic, duplicate_id, bytes).await?;
+        Ok(Published { sequence: appended.sequence, durability: Durability::Fsync, duplicate: appended.duplicate })
+    }
+
+    async fn replay(
+        &self,
+        tenant: &TenantId,
+        topic: &Topic,
+        from: ReplayFrom,
+    ) -> Result<BoxStream<'static, Result<Event>>> {
+        Ok(replay::replay(self.log().await?, tenant, topic, from).await?.boxed())
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.log().await?.ping().await
+    }
+}

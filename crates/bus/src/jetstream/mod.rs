@@ -1,0 +1,254 @@
+//! The bus of a hall of many processes: hints on core NATS, topics in JetStream.
+//!
+//! An event's way: its topic decides one of eight streams; the key becomes the message id by which the server knows a
+//! repeat; the server's answer, once its stream has the event, is ours. The connection is made by the first call and
+//! mended by the client; a call that finds none waits a moment and then says so, instead of queueing what would be
+//! sent when nobody waits for it any more.
+
+mod link;
+mod replay;
+mod streams;
+
+use std::{fmt::Write, time::Duration};
+
+use async_nats::jetstream::{
+    self,
+    context::{ContextBuilder, PublishError, PublishErrorKind},
+    message::PublishMessage,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, stream::BoxStream};
+use guildhall_domain::{
+    Error, Result, TenantId,
+    ports::{
+        Bus,
+        bus::{Durability, Envelope, Event, Hint, Published, ReplayFrom, Subject, Topic},
+    },
+};
+use tokio::sync::OnceCell;
+
+use self::{
+    link::{Address, Life, Link},
+    replay::NotBegun,
+    streams::Streams,
+};
+use crate::{BusOptions, hints, wire};
+
+/// For the server's answer. A stream with replicas answers in milliseconds, unless it is choosing a leader.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// For handing a hint to the client, which takes it at once unless the connection is stuck.
+const HINT_TIMEOUT: Duration = Duration::from_secs(1);
+/// For the server to say that it is there.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// For a message to oneself to come back, which shows that a subscription made before it is live.
+const ECHO_TIMEOUT: Duration = Duration::from_millis(250);
+const ECHO_ATTEMPTS: u32 = 8;
+
+pub(crate) struct JetStream {
+    address: Address,
+    syncs_always: bool,
+    streams: Streams,
+    connection: OnceCell<Connection>,
+}
+
+struct Connection {
+    link: Link,
+    jetstream: jetstream::Context,
+}
+
+impl JetStream {
+    pub(crate) fn new(urls: &str, options: BusOptions) -> Result<Self> {
+        Ok(Self {
+            address: Address::parse(urls)?,
+            syncs_always: options.nats_syncs_always,
+            streams: Streams::new(options.retention),
+            connection: OnceCell::new(),
+        })
+    }
+
+    /// A connection that is up.
+    async fn connection(&self) -> Result<(&Connection, Life)> {
+        let open = || async {
+            let link = Link::open(self.address.clone()).await?;
+            let jetstream = ContextBuilder::new().timeout(ANSWER_TIMEOUT).build(link.client().clone());
+            Ok(Connection { link, jetstream })
+        };
+        let connection = self.connection.get_or_try_init(open).await?;
+        let life = connection.link.ready().await?;
+        Ok((connection, life))
+    }
+
+    /// Makes the stream if need be, and publishes.
+    async fn publish_in(
+        &self,
+        connection: &Connection,
+        partition: u8,
+        subject: &str,
+        message: impl Fn() -> PublishMessage,
+    ) -> Result<Published> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let replicas = self.streams.ensure(&connection.jetstream, &self.address, partition).await?;
+            let published = async { connection.jetstream.send_publish(subject.to_owned(), message()).await?.await };
+            match published.await {
+                Ok(answer) => {
+                    let durability = self.durability(replicas);
+                    return Ok(Published { sequence: answer.sequence, durability, duplicate: answer.duplicate });
+                }
+                // Nobody took it, so that a repeat is safe: the engine lost the stream, or somebody removed it.
+                Err(error) if error.kind() == PublishErrorKind::StreamNotFound && attempts == 1 => {
+                    self.streams.forget(partition);
+                }
+                Err(error) => return Err(self.publish_failed(&error)),
+            }
+        }
+    }
+
+    fn durability(&self, replicas: usize) -> Durability {
+        match replicas {
+            2.. => Durability::Replicated,
+            _ if self.syncs_always => Durability::Fsync,
+            _ => Durability::Buffered,
+        }
+    }
+
+    fn publish_failed(&self, error: &PublishError) -> Error {
+        match error.kind() {
+            PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => self.address.unanswered("the event is kept"),
+            PublishErrorKind::MaxPayloadExceeded => self.address.too_large(),
+            PublishErrorKind::StreamNotFound => {
+                self.address.unavailable("takes no events: its stream was removed as soon as it was made")
+            }
+            _ => self.address.unavailable(format_args!("refuses the event: {error}")),
+        }
+    }
+
+    /// Sends to itself until it hears itself: the server takes a connection's words in their order, so that a
+    /// subscription made before is live then. A flush does not show that, it only empties the client's own buffer.
+    async fn heard_itself(&self, connection: &Connection) -> Result<()> {
+        let client = connection.link.client();
+        let failed =
+            |what: &dyn std::fmt::Display| self.address.unavailable(format_args!("takes no subscription: {what}"));
+        let inbox = client.new_inbox();
+        let mut echoes = client.subscribe(inbox.clone()).await.map_err(|error| failed(&error))?;
+        for _ in 0..ECHO_ATTEMPTS {
+            let echo = async {
+                client.publish(inbox.clone(), Bytes::new()).await.map_err(|error| failed(&error))?;
+                Ok(echoes.next().await)
+            };
+            if let Ok(heard) = tokio::time::timeout(ECHO_TIMEOUT, echo).await {
+                return heard.map(drop);
+            }
+        }
+        Err(failed(&"it does not answer"))
+    }
+}
+
+#[async_trait]
+impl Bus for JetStream {
+    async fn hint(&self, subject: Subject, envelope: Envelope) -> Result<()> {
+        let bytes = wire::encode(&envelope)?;
+        let (connection, _) = self.connection().await?;
+        let sent = connection.link.client().publish(wire::hint_subject(subject), bytes);
+        match tokio::time::timeout(HINT_TIMEOUT, sent).await {
+            Ok(sent) => sent.map_err(|error| self.address.unavailable(format_args!("takes no hint: {error}"))),
+            Err(_) => Err(self.address.unavailable("takes no hint: the connection is stuck")),
+        }
+    }
+
+    async fn hints(&self, subject: Subject) -> Result<BoxStream<'static, Hint>> {
+        let (connection, _) = self.connection().await?;
+        let subscribed = connection.link.client().subscribe(wire::hint_subject(subject)).await;
+        let mut messages =
+            subscribed.map_err(|error| self.address.unavailable(format_args!("takes no subscription: {error}")))?;
+        self.heard_itself(connection).await?;
+        let (sender, stream) = hints::channel();
+        // Ends when the listener is gone. The client subscribes again after every reconnect.
+        tokio::spawn(async move {
+            loop {
+                let message = tokio::select! {
+                    message = messages.next() => message,
+                    () = sender.closed() => return,
+                };
+                let Some(message) = message else { return };
+                match wire::decode(message.payload) {
+                    Ok(envelope) => {
+                        let _ = sender.send(Hint { subject: subject.to_string(), envelope });
+                    }
+                    Err(error) => tracing::warn!(%subject, %error, "passed over a hint about {subject}: {error}"),
+                }
+            }
+        });
+        Ok(stream)
+    }
+
+    async fn publish(
+        &self,
+        tenant: &TenantId,
+        topic: &Topic,
+        key: Option<&str>,
+        envelope: Envelope,
+    ) -> Result<Published> {
+        let (partition, subject) = (wire::partition(tenant, topic), wire::event_subject(tenant, topic));
+        let id = key.map(|key| hex(&wire::duplicate_id(tenant, topic, &envelope.principal, key)));
+        let bytes = wire::encode(&envelope)?;
+        let (connection, mut life) = self.connection().await?;
+        let message = || {
+            let message = PublishMessage::build().payload(bytes.clone());
+            id.iter().fold(message, |message, id| message.message_id(id))
+        };
+        let published = life.during(self.publish_in(connection, partition, &subject, message)).await;
+        published.unwrap_or_else(|| Err(self.address.unanswered("the event is kept")))
+    }
+
+    async fn replay(
+        &self,
+        tenant: &TenantId,
+        topic: &Topic,
+        from: ReplayFrom,
+    ) -> Result<BoxStream<'static, Result<Event>>> {
+        let partition = wire::partition(tenant, topic);
+        let stream = wire::stream_name(partition);
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let (connection, life) = self.connection().await?;
+            let begin = async {
+                self.streams.ensure(&connection.jetstream, &self.address, partition).await.map_err(NotBegun::Error)?;
+                let subject = wire::event_subject(tenant, topic);
+                replay::begin(&connection.jetstream, &self.address, life.clone(), &stream, subject, from).await
+            };
+            match life.clone().during(begin).await {
+                Some(Ok(events)) => return Ok(events.boxed()),
+                Some(Err(NotBegun::StreamIsMissing)) if attempts == 1 => self.streams.forget(partition),
+                Some(Err(NotBegun::StreamIsMissing)) => {
+                    return Err(self.address.unavailable("has no stream: it was removed as soon as it was made"));
+                }
+                Some(Err(NotBegun::Error(error))) => return Err(error),
+                None => return Err(self.address.unavailable("went away")),
+            }
+        }
+    }
+
+    async fn ping(&self) -> Result<()> {
+        let (connection, mut life) = self.connection().await?;
+        let asked = tokio::time::timeout(PING_TIMEOUT, connection.jetstream.query_account());
+        match life.during(asked).await {
+            Some(Ok(Ok(_))) => Ok(()),
+            Some(Ok(Err(error))) => Err(self
+                .address
+                .unavailable(format_args!("answers without JetStream ({error}): start it with --jetstream"))),
+            Some(Err(_)) => Err(self.address.unavailable("does not answer")),
+            None => Err(self.address.unavailable("went away")),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+        text
+    })
+}
