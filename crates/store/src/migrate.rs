@@ -108,10 +108,11 @@ schema_of!(Postgres, POSTGRES);
 
 impl Sql<Sqlite> {
     /// All steps are one transaction that holds the file, so that a second process waits and then finds nothing to do.
+    /// (`run_direct`, because the future of sqlx's `run` cannot be sent between threads.)
     async fn run_migrations(&self) -> Result<(), MigrateError> {
         let mut connection = self.options.clone().busy_timeout(TURN).connect().await?;
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-        SQLITE.run(&mut *transaction).await?;
+        SQLITE.run_direct(None, &mut *transaction, false).await?;
         transaction.commit().await?;
         Ok(connection.close().await?)
     }
@@ -122,7 +123,7 @@ impl Sql<Postgres> {
     async fn run_migrations(&self) -> Result<(), MigrateError> {
         let turn = format!("{}s", TURN.as_secs());
         let mut connection = self.options.clone().options([("lock_timeout", turn)]).connect().await?;
-        let outcome = POSTGRES.run(&mut connection).await;
+        let outcome = POSTGRES.run_direct(None, &mut connection, false).await;
         connection.close().await?;
         outcome
     }
