@@ -15,6 +15,7 @@ use crate::{
     status::to_status,
 };
 
+/// For a streamed answer the deadline is that of its beginning, as tonic has it.
 pub(crate) async fn answer<S>(service: S, mut request: Request<Body>) -> Response<Body>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
@@ -22,7 +23,7 @@ where
     let span = span(&mut request);
     let deadline = call::deadline(request.headers());
     request.extensions_mut().insert(Deadline(deadline));
-    let method = request.uri().path().to_owned();
+    let uri = request.uri().clone();
 
     let work = AssertUnwindSafe(service.oneshot(request)).catch_unwind();
     let response = async {
@@ -30,7 +31,7 @@ where
             Ok(Ok(Ok(response))) => response,
             // The panic's own words went to the log by the panic hook; they may hold what the caller must not see.
             Ok(Err(_panic)) => {
-                tracing::error!(rpc.method = method, "{method} panicked; its caller gets Internal");
+                tracing::error!(rpc.method = uri.path(), "{} panicked; its caller gets Internal", uri.path());
                 to_status(Error::internal("the hall failed at this call; its log says where")).into_http()
             }
             Err(_elapsed) => {

@@ -5,7 +5,8 @@
 //! generated server, remote or in process, with its deadline kept and panics caught; the server adapter takes the
 //! `Call` back out ([`call::incoming`]). Errors travel whole, as the details of a gRPC status ([`status`]).
 //!
-//! Every generated client and server is wrapped in [`bounded!`], so that both ends refuse what is too large.
+//! Every generated client and server is given its largest message in both directions, [`MESSAGE_MAX_BYTES`] unless it
+//! has reason for another, so that both ends refuse what is too large; the caller gets `PayloadTooLarge`.
 
 mod answer;
 pub mod call;
@@ -25,17 +26,5 @@ pub use transport::Transport;
 /// what travels around it.
 pub const MESSAGE_MAX_BYTES: usize = 5 * 1024 * 1024;
 
-/// Header lists, so also an error in the trailers and a principal with its roles, may be this large. HTTP/2 libraries
-/// default to 16 KiB.
-pub(crate) const HEADER_LIST_MAX_BYTES: u32 = 64 * 1024;
-
 /// Metadata that holds the secret by which services of one hall know each other.
 pub(crate) const CLUSTER_HEADER: &str = "x-guildhall-cluster";
-
-/// Sets [`MESSAGE_MAX_BYTES`] on a generated client or server, which have no trait in common.
-#[macro_export]
-macro_rules! bounded {
-    ($end:expr) => {
-        $end.max_decoding_message_size($crate::MESSAGE_MAX_BYTES).max_encoding_message_size($crate::MESSAGE_MAX_BYTES)
-    };
-}

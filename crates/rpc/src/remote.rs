@@ -10,7 +10,7 @@ use std::{
 };
 
 use guildhall_domain::{Error, Result};
-use guildhall_runtime::telemetry;
+use guildhall_runtime::{listener::HEADER_LIST_MAX_BYTES, telemetry};
 use http::{HeaderValue, Request, Response};
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
@@ -23,10 +23,7 @@ use tonic::{
 use tower::ServiceExt;
 use tracing::Instrument;
 
-use crate::{
-    CLUSTER_HEADER, HEADER_LIST_MAX_BYTES, call, request_body::RequestBody, response_body::ResponseBody,
-    status::to_status,
-};
+use crate::{CLUSTER_HEADER, call, request_body::RequestBody, response_body::ResponseBody, status::to_status};
 
 /// An endpoint that could not be reached is asked last for so long: one lost attempt a second, not one a call.
 const REST: Duration = Duration::from_secs(1);

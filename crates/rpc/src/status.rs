@@ -8,7 +8,7 @@ use guildhall_proto::call::v1::ErrorDetail;
 use prost::Message;
 use tonic::{Code, Status};
 
-/// Details above this are left out: with base64 they still fit the header list ([`crate::HEADER_LIST_MAX_BYTES`]).
+/// Details above this are left out: with base64 they still fit the header list ([`HEADER_LIST_MAX_BYTES`](guildhall_runtime::listener::HEADER_LIST_MAX_BYTES)).
 const DETAIL_MAX_BYTES: usize = 32 * 1024;
 /// The message and the guidance are cut to this when the details would be too large with them.
 const TEXT_MAX_BYTES: usize = 8 * 1024;
@@ -140,7 +140,7 @@ mod tests {
         let mut headers = http::HeaderMap::new();
         to_status(huge.clone()).add_header(&mut headers).unwrap();
         let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
-        assert!(bytes < crate::HEADER_LIST_MAX_BYTES as usize, "{bytes}");
+        assert!(bytes < guildhall_runtime::listener::HEADER_LIST_MAX_BYTES as usize, "{bytes}");
         let arrived = over_the_wire(huge);
         assert_eq!(arrived.code, ErrorCode::Conflict);
         assert!(arrived.message.starts_with("ää") && arrived.details.is_none());

@@ -1,6 +1,6 @@
 //! Living with engines that come and go: waiting for one at start, noticing later that it is away or back.
 
-use std::{fmt::Display, sync::Arc, time::Duration};
+use std::{fmt::Display, pin::pin, sync::Arc, time::Duration};
 
 use guildhall_domain::{Entropy, Result};
 use tokio::time::{Instant, timeout};
@@ -9,6 +9,7 @@ use crate::{Backoff, Component, Shutdown};
 
 /// A person who watches the log sees that the process still waits, without a line a try.
 const REMIND: Duration = Duration::from_secs(10);
+const NO_ANSWER: &str = "it does not answer";
 const PING_EVERY: Duration = Duration::from_secs(3);
 /// A slower answer to a ping counts as none.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -20,6 +21,19 @@ pub async fn wait_for<T, F>(
     component: &Component,
     what: &str,
     entropy: Arc<dyn Entropy>,
+    attempt: impl FnMut() -> F,
+) -> T
+where
+    F: Future<Output = Result<T>>,
+{
+    wait_reminding(REMIND, component, what, entropy, attempt).await
+}
+
+async fn wait_reminding<T, F>(
+    remind: Duration,
+    component: &Component,
+    what: &str,
+    entropy: Arc<dyn Entropy>,
     mut attempt: impl FnMut() -> F,
 ) -> T
 where
@@ -28,7 +42,18 @@ where
     let mut backoff = Backoff::new(entropy);
     let mut said: Option<Instant> = None;
     loop {
-        match attempt().await {
+        let mut tried = pin!(attempt());
+        let result = loop {
+            match timeout(remind, &mut tried).await {
+                Ok(result) => break result,
+                Err(_elapsed) => {
+                    component.down(NO_ANSWER);
+                    tracing::warn!("waiting for {what}: {NO_ANSWER}");
+                    said = Some(Instant::now());
+                }
+            }
+        };
+        match result {
             Ok(value) => {
                 component.up();
                 if said.is_some() {
@@ -38,7 +63,7 @@ where
             }
             Err(error) => {
                 let news = component.down(error.message.clone());
-                if news || said.is_none_or(|at| at.elapsed() >= REMIND) {
+                if news || said.is_none_or(|at| at.elapsed() >= remind) {
                     tracing::warn!("waiting for {what}: {}", error.message);
                     said = Some(Instant::now());
                 }
@@ -84,7 +109,7 @@ where
                 continue;
             }
             Ok(Err(error)) => error.message,
-            Err(_elapsed) => "it does not answer".into(),
+            Err(_elapsed) => NO_ANSWER.into(),
         };
         if component.down(reason.clone()) {
             tracing::warn!("{what} is away: {reason}");
@@ -124,6 +149,20 @@ mod tests {
         let text = lines.text();
         assert_eq!(text.matches("waiting for postgres at db:5432: connection refused").count(), 1, "{text}");
         assert_eq!(text.matches("postgres at db:5432 is there").count(), 1, "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_hangs_is_spoken_of_and_not_broken_off() {
+        let lines = Lines::capture();
+        let health = health();
+        let component = health.component("database", "postgres");
+        let attempt = || async {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            Ok(())
+        };
+        wait_reminding(Duration::from_millis(100), &component, "postgres", Arc::new(OsEntropy), attempt).await;
+        let text = lines.text();
+        assert_eq!(text.matches("waiting for postgres: it does not answer").count(), 2, "{text}");
     }
 
     #[tokio::test]

@@ -26,7 +26,7 @@ use hyper_util::{
 use socket2::{Domain, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::task::TaskTracker;
 use tower::{BoxError, Service, ServiceExt};
@@ -45,7 +45,7 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests side by side on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 1024;
 /// HTTP/2 libraries default to 16 KiB, too little for the details of an error between services.
-const HEADER_LIST_MAX_BYTES: u32 = 64 * 1024;
+pub const HEADER_LIST_MAX_BYTES: u32 = 64 * 1024;
 /// Accepting fails when file handles run out; to try again at once would only burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -54,6 +54,7 @@ pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     header_timeout: Duration,
+    connections_max: usize,
 }
 
 impl Listener {
@@ -61,7 +62,7 @@ impl Listener {
     pub fn bind(address: SocketAddr, setting: &str) -> Result<Self> {
         let bound = bind(address).and_then(|socket| Ok((socket.local_addr()?, socket)));
         let (address, socket) = bound.map_err(|error| explain(address, setting, &error))?;
-        Ok(Self { socket, address, header_timeout: HEADER_TIMEOUT })
+        Ok(Self { socket, address, header_timeout: HEADER_TIMEOUT, connections_max: CONNECTIONS_MAX })
     }
 
     /// The address it is bound to: with the port that was found when port 0 was asked for.
@@ -80,15 +81,11 @@ impl Listener {
         B::Error: Into<BoxError>,
     {
         let connections = TaskTracker::new();
-        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let room = Room::new(self.connections_max, self.address);
         loop {
-            let next = async {
-                let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
-                (permit, self.socket.accept().await)
-            };
-            let (permit, accepted) = tokio::select! {
+            let (place, accepted) = tokio::select! {
                 () = shutdown.soft().cancelled() => break,
-                next = next => next,
+                next = async { (room.place().await, self.socket.accept().await) } => next,
             };
             match accepted {
                 Ok((stream, peer)) => {
@@ -96,7 +93,7 @@ impl Listener {
                         serve_connection(stream, peer, service.clone(), self.header_timeout, shutdown.clone());
                     connections.spawn(async move {
                         connection.await;
-                        drop(permit);
+                        drop(place);
                     });
                 }
                 // The client went away while it waited.
@@ -110,6 +107,32 @@ impl Listener {
         drop(self.socket);
         connections.close();
         connections.wait().await;
+    }
+}
+
+/// The places for connections.
+struct Room {
+    places: Arc<Semaphore>,
+    max: usize,
+    address: SocketAddr,
+    /// That it is full is said once, until a quarter is free again.
+    said_full: AtomicBool,
+}
+
+impl Room {
+    fn new(max: usize, address: SocketAddr) -> Self {
+        Self { places: Arc::new(Semaphore::new(max)), max, address, said_full: AtomicBool::new(false) }
+    }
+
+    /// Waits until one is free. It is given back when it is dropped.
+    async fn place(&self) -> OwnedSemaphorePermit {
+        let free = self.places.available_permits();
+        if free == 0 && !self.said_full.swap(true, Ordering::Relaxed) {
+            tracing::warn!("{} has {} open connections, its most: new ones wait", self.address, self.max);
+        } else if free > self.max / 4 {
+            self.said_full.store(false, Ordering::Relaxed);
+        }
+        self.places.clone().acquire_owned().await.expect("the semaphore is never closed")
     }
 }
 
@@ -218,6 +241,7 @@ mod tests {
     fn serve() -> (SocketAddr, Shutdown) {
         let mut listener = Listener::bind(([127, 0, 0, 1], 0).into(), "test").unwrap();
         listener.header_timeout = Duration::from_millis(500);
+        listener.connections_max = 8;
         let (address, shutdown) = (listener.address(), Shutdown::with_grace(Duration::from_millis(600)));
         let router = Router::new()
             .route("/who", get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() }))
@@ -254,6 +278,21 @@ mod tests {
         let answer = everything_after(address, b"GET /slow HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
         assert!(everything_after(address, GET).await.contains("\r\n\r\n127.0.0.1:"));
+    }
+
+    #[tokio::test]
+    async fn connections_above_the_most_wait_until_others_end() {
+        let (address, _shutdown) = serve();
+        let mut idle = Vec::new();
+        for _ in 0..8 {
+            idle.push(TcpStream::connect(address).await.unwrap());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let late = tokio::spawn(async move { everything_after(address, GET).await });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!late.is_finished(), "served above the bound");
+        idle.clear();
+        assert!(late.await.unwrap().starts_with("HTTP/1.1 200 OK"));
     }
 
     #[tokio::test]

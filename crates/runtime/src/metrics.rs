@@ -1,9 +1,10 @@
 //! The process' metrics, as Prometheus reads them.
 
-use std::{sync::OnceLock, time::Duration};
+use std::time::Duration;
 
 use guildhall_domain::{Error, Result};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use parking_lot::Mutex;
 
 use crate::Shutdown;
 
@@ -13,7 +14,7 @@ const SECONDS: [f64; 14] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0
 const FOLD_EVERY: Duration = Duration::from_secs(5);
 
 /// The recorder is one a process, because the `metrics` macros know no other.
-static INSTALLED: OnceLock<Metrics> = OnceLock::new();
+static INSTALLED: Mutex<Option<Metrics>> = Mutex::new(None);
 
 #[derive(Clone)]
 pub struct Metrics(PrometheusHandle);
@@ -21,14 +22,15 @@ pub struct Metrics(PrometheusHandle);
 impl Metrics {
     /// Installs the recorder; later calls give the same one.
     pub fn install() -> Result<Self> {
-        if let Some(metrics) = INSTALLED.get() {
+        let mut installed = INSTALLED.lock();
+        if let Some(metrics) = &*installed {
             return Ok(metrics.clone());
         }
         let handle = PrometheusBuilder::new()
             .set_buckets(&SECONDS)
             .and_then(PrometheusBuilder::install_recorder)
             .map_err(|e| Error::internal(format!("cannot install the metrics recorder: {e}")))?;
-        Ok(INSTALLED.get_or_init(|| Self(handle)).clone())
+        Ok(installed.insert(Self(handle)).clone())
     }
 
     /// Prometheus text.

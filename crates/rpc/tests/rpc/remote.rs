@@ -6,10 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{Stub, ask, caller, eventually, listen, nowhere, to};
+use crate::support::{Stub, ask, caller, eventually, listen, nowhere, server, to};
 use bytes::Bytes;
 use guildhall_domain::{Call, ErrorCode};
-use guildhall_proto::agent_registry::v1::agent_registry_service_server::AgentRegistryServiceServer as Server;
 use guildhall_rpc::{RemoteOptions, ServeOptions, Transport, serve, status};
 use guildhall_runtime::{Listener, Shutdown};
 use http::{HeaderMap, Request};
@@ -68,7 +67,7 @@ async fn an_endpoint_that_comes_back_is_called_again() {
     }
 
     let listener = Listener::bind(first, "test").unwrap();
-    let server = Server::new(Stub::named("one again"));
+    let server = server(Stub::named("one again"));
     tokio::spawn(async move { serve(listener, server, ServeOptions::default(), &Shutdown::default()).await });
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let names =
@@ -106,8 +105,17 @@ async fn a_peer_that_never_answers_is_given_up_at_the_deadline() {
     assert!(begun.elapsed() < Duration::from_secs(3));
 }
 
-/// Begins an answer, with its headers, and goes no further.
-async fn breaks_off(then_close: bool) -> SocketAddr {
+/// What a strange peer does with a request it has read.
+#[derive(Clone, Copy)]
+enum Strange {
+    /// Begins an answer and goes no further.
+    Stops,
+    /// Closes the connection, at once or after the headers of an answer.
+    Closes,
+    ClosesAfterHeaders,
+}
+
+async fn strange(peer: Strange) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -120,9 +128,14 @@ async fn breaks_off(then_close: bool) -> SocketAddr {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         // Stream 1: `:status: 200`, headers ended, the stream not.
-        stream.write_all(&[0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88]).await.unwrap();
-        if !then_close {
-            std::future::pending::<()>().await;
+        let headers = [0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88];
+        match peer {
+            Strange::Closes => {}
+            Strange::ClosesAfterHeaders => stream.write_all(&headers).await.unwrap(),
+            Strange::Stops => {
+                stream.write_all(&headers).await.unwrap();
+                std::future::pending::<()>().await;
+            }
         }
     });
     address
@@ -130,7 +143,7 @@ async fn breaks_off(then_close: bool) -> SocketAddr {
 
 #[tokio::test]
 async fn an_answer_that_stops_half_way_is_given_up_at_the_deadline() {
-    let transport = to([breaks_off(false).await], options());
+    let transport = to([strange(Strange::Stops).await], options());
     let call = Call::within(caller().principal, Duration::from_millis(800));
     let asked = tokio::time::timeout(Duration::from_secs(5), ask(&transport, &call, "hello"));
     let error = asked.await.expect("waits for ever").unwrap_err();
@@ -140,13 +153,15 @@ async fn an_answer_that_stops_half_way_is_given_up_at_the_deadline() {
 
 #[tokio::test]
 async fn a_connection_lost_during_a_call_is_not_taken_for_a_call_not_made() {
-    let other = Stub::default();
-    let (address, _) = listen(other.clone(), ServeOptions::default());
-    let transport = to([breaks_off(true).await, address], options());
-    let error = ask(&transport, &caller(), "hello").await.unwrap_err();
-    assert_eq!((error.code, error.retryable), (ErrorCode::Timeout, true), "{error}");
-    assert!(error.message.contains("not known whether"), "{error}");
-    assert_eq!(other.seen.load(Ordering::SeqCst), 0, "the call was made twice");
+    for peer in [Strange::Closes, Strange::ClosesAfterHeaders] {
+        let other = Stub::default();
+        let (address, _) = listen(other.clone(), ServeOptions::default());
+        let transport = to([strange(peer).await, address], options());
+        let error = ask(&transport, &caller(), "hello").await.unwrap_err();
+        assert_eq!((error.code, error.retryable), (ErrorCode::Timeout, true), "{error}");
+        assert!(error.message.contains("not known whether"), "{error}");
+        assert_eq!(other.seen.load(Ordering::SeqCst), 0, "the call was made twice");
+    }
 }
 
 #[tokio::test]
@@ -167,7 +182,7 @@ async fn a_caller_without_the_clusters_secret_is_refused_before_the_service_sees
 #[tokio::test]
 async fn without_a_secret_only_loopback_is_served() {
     let listener = Listener::bind(([0, 0, 0, 0], 0).into(), "test").unwrap();
-    let server = Server::new(Stub::default());
+    let server = server(Stub::default());
     let refused = serve(listener, server, ServeOptions::default(), &Shutdown::default()).await.unwrap_err();
     assert!(refused.message.contains("cluster.secret"), "{refused}");
 }

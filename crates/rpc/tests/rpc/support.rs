@@ -15,7 +15,7 @@ use guildhall_proto::agent_registry::v1::{
     agent_registry_service_client::AgentRegistryServiceClient as Client,
     agent_registry_service_server::{AgentRegistryService, AgentRegistryServiceServer as Server},
 };
-use guildhall_rpc::{RemoteOptions, ServeOptions, Transport, call, serve, status};
+use guildhall_rpc::{MESSAGE_MAX_BYTES, RemoteOptions, ServeOptions, Transport, call, serve, status};
 use guildhall_runtime::{Listener, Shutdown};
 use serde_json::json;
 use tonic::{Request, Response, Status};
@@ -113,8 +113,12 @@ stub_of_everything_else! {
     verify_audit VerifyAuditRequest VerifyAuditResponse;
 }
 
+pub(crate) fn server(stub: Stub) -> Server<Stub> {
+    Server::new(stub).max_decoding_message_size(MESSAGE_MAX_BYTES).max_encoding_message_size(MESSAGE_MAX_BYTES)
+}
+
 pub(crate) fn in_process(stub: Stub) -> Transport {
-    Transport::in_process(guildhall_rpc::bounded!(Server::new(stub)))
+    Transport::in_process(server(stub))
 }
 
 pub(crate) fn remote(stub: Stub) -> Transport {
@@ -127,7 +131,7 @@ pub(crate) fn listen(stub: Stub, options: ServeOptions) -> (SocketAddr, Shutdown
     let listener = Listener::bind(([127, 0, 0, 1], 0).into(), "test").unwrap();
     let (address, shutdown) = (listener.address(), Shutdown::default());
     let until = shutdown.clone();
-    let server = guildhall_rpc::bounded!(Server::new(stub));
+    let server = server(stub);
     tokio::spawn(async move { serve(listener, server, options, &until).await.unwrap() });
     (address, shutdown)
 }
@@ -150,7 +154,9 @@ pub(crate) fn caller() -> Call {
 /// One call, as a service's client adapter makes it.
 pub(crate) async fn ask(transport: &Transport, call: &Call, what: impl Into<String>) -> Result<Agent, Error> {
     let request = call::outgoing(call, GetRequest { agent_id: what.into() })?;
-    let mut client = guildhall_rpc::bounded!(Client::new(transport.clone()));
+    let mut client = Client::new(transport.clone())
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let answer = client.get(request).await.map_err(status::from_status)?;
     Ok(answer.into_inner().agent.unwrap())
 }
