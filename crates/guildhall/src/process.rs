@@ -80,9 +80,12 @@ impl Process {
                         return store.migrate().await.map(drop);
                     }
                     match store.schema().await? {
-                        SchemaState::Current => Ok(()),
-                        state => Err(Error::unavailable(format!(
-                            "its schema is not this program's ({state:?}); run `guildhall migrate`"
+                        SchemaState::Current { .. } => Ok(()),
+                        SchemaState::Behind { version, newest } => Err(Error::unavailable(format!(
+                            "its schema is {version} and this program's is {newest}; run `guildhall migrate`"
+                        ))),
+                        SchemaState::Ahead { version, newest } => Err(Error::unavailable(format!(
+                            "its schema {version} is newer than this program's {newest}; run a newer guildhall"
                         ))),
                     }
                 }
@@ -211,10 +214,10 @@ impl Engines {
         create_data_dir(&config.data_dir)?;
         let retention = Retention { age: config.retention.events_age, bytes: config.retention.events_size };
         let options = BusOptions {
-            data_dir: config.data_dir.clone(),
+            data_dir: config.bus.folder().to_owned(),
             clock: process.clock.clone(),
             retention,
-            nats_syncs_always: false,
+            nats_syncs_always: config.bus.nats_syncs_always,
         };
         Ok(Self {
             hot: guildhall_hot::connect(config.hot.url.expose(), process.clock.clone())?,
