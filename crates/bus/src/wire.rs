@@ -176,8 +176,8 @@ mod tests {
     fn a_topic_stays_in_the_partition_it_was_first_put_into() {
         let subject =
             |tenant: &str, topic: &str| event_subject(&TenantId::new(tenant).unwrap(), &Topic::new(topic).unwrap());
-        assert_eq!(subject("default", "build.done"), "gh.ev.X.default.build.done");
-        assert_eq!(subject("a-b", "x"), "gh.ev.X.a-b.x");
+        assert_eq!(subject("default", "build.done"), "gh.ev.5.default.build.done");
+        assert_eq!(subject("a-b", "x"), "gh.ev.6.a-b.x");
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails shows the error it met")]
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use guildhall_testkit::{
     clock::FixedClock,
-    contract::hot::{Stage, Time},
+    contract::{Time, hot::Stage},
     engines::Redis,
     hot_contract,
 };
@@ -21,7 +21,7 @@ async fn redis() -> Option<Stage> {
     let engine = Redis::start().await?;
     // Redis goes by its own clock: this one stands still and must not matter.
     let hot = guildhall_hot::connect(&engine.url(), Arc::new(FixedClock::default())).unwrap();
-    Some(Stage { hot, time: Time::Real(Instant::now()), engine: Box::new(engine) })
+    Some(Stage { hot, time: Time::real(), engine: Box::new(engine) })
 }
 
 hot_contract!(on_memory, super::super::memory);

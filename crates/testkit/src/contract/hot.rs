@@ -2,27 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails shows the error it met")]
 
-use std::{
-    any::Any,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::join_all;
 use guildhall_domain::{
-    Clock, ErrorCode, TenantId,
+    ErrorCode, TenantId,
     ports::{
         Hot,
         hot::{HotKey, LeaseOutcome, Rate},
     },
 };
 
-use super::{eventually, insist};
-use crate::{
-    clock::FixedClock,
-    fault::{FaultPlan, Faulty},
-};
+use super::{Time, eventually, insist};
+use crate::fault::{FaultPlan, Faulty};
 
 /// Far longer than any test takes, however slow the machine.
 const LONG: Duration = Duration::from_secs(3600);
@@ -36,30 +29,6 @@ pub struct Stage {
     pub time: Time,
     /// What must live as long as the test, such as the engine's process.
     pub engine: Box<dyn Any + Send + Sync>,
-}
-
-pub enum Time {
-    /// By this clock, which the store was given.
-    Fixed(Arc<FixedClock>),
-    /// By itself.
-    Real(Instant),
-}
-
-impl Time {
-    async fn pass(&self, by: Duration) {
-        match self {
-            Self::Fixed(clock) => clock.advance(by),
-            Self::Real(_) => tokio::time::sleep(by).await,
-        }
-    }
-
-    /// Since some moment in the past.
-    fn now(&self) -> Duration {
-        match self {
-            Self::Fixed(clock) => clock.now().since(Default::default()),
-            Self::Real(start) => start.elapsed(),
-        }
-    }
 }
 
 impl Stage {

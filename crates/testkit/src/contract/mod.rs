@@ -1,12 +1,17 @@
 //! What every engine behind a port must do, said once: named tests over `Arc<dyn Port>`, which each engine's crate
 //! stamps for each of its backends, once bare and once behind [`crate::fault::Faulty`].
 
+pub mod bus;
 pub mod hot;
+pub mod registry;
 pub mod store;
+mod time;
 
 use std::time::Duration;
 
 use guildhall_domain::{Error, ErrorCode, Result};
+
+pub use self::time::Time;
 
 /// How often a caller repeats before it gives up: a fault in three calls leaves less than one in a million.
 const ATTEMPTS: u32 = 20;

@@ -4,7 +4,9 @@
 //! what has none. A suite that passes behind it does what a right caller does: it repeats what is idempotent and
 //! waits for reads to catch up (see [`crate::contract`]).
 
+mod bus;
 mod hot;
+mod registry;
 mod store;
 
 use std::{any::Any, collections::HashMap, fmt::Debug, sync::Arc, time::Duration};
@@ -39,6 +41,11 @@ impl FaultPlan {
     pub fn seeded(seed: u64) -> Self {
         eprintln!("faults of seed {seed}");
         Self { dice: Mutex::new(StdRng::seed_from_u64(seed)), answers: Mutex::default() }
+    }
+
+    /// A plan of its own for what goes on after the call, such as a stream.
+    pub(crate) fn fork(&self) -> Self {
+        Self { dice: Mutex::new(StdRng::seed_from_u64(self.dice.lock().random())), answers: Mutex::default() }
     }
 
     /// One call in three meets a fault: often enough to hit every method, seldom enough that repeats come to an end.
