@@ -23,7 +23,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -42,6 +42,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// HTTP/2 connections are asked this often whether anyone is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The kernel's probe of a connection on which nothing moves; its own default is two hours.
+const TCP_KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// Requests side by side on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 1024;
 /// HTTP/2 libraries default to 16 KiB, too little for the details of an error between services.
@@ -150,6 +152,8 @@ async fn serve_connection<S, B>(
 {
     // Answers are small and awaited: to gather them into fuller packets only delays them.
     let _ = stream.set_nodelay(true);
+    // A peer that vanished without a word would otherwise keep a long stream open for ever.
+    let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEP_ALIVE));
     let asked = Arc::new(AtomicBool::new(false));
     let ask = asked.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {

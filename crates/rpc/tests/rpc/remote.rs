@@ -230,6 +230,29 @@ async fn a_shutdown_lets_the_call_in_flight_finish() {
     assert!(TcpStream::connect(address).await.is_err(), "still accepting");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_shuts_down_under_load_loses_no_call() {
+    let (first, stop_first) = listen(Stub::default(), ServeOptions::default());
+    let (second, _) = listen(Stub::default(), ServeOptions::default());
+    let transport = to([first, second], options());
+    let callers = (0..8).map(|_| {
+        let transport = transport.clone();
+        tokio::spawn(async move {
+            for _ in 0..100 {
+                ask(&transport, &caller(), "sleep:2").await?;
+            }
+            Ok::<_, guildhall_domain::Error>(())
+        })
+    });
+    let callers: Vec<_> = callers.collect();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!callers.iter().any(|caller| caller.is_finished()), "the load was over before the shutdown");
+    stop_first.begin("test");
+    for caller in callers {
+        caller.await.unwrap().unwrap();
+    }
+}
+
 #[tokio::test]
 async fn an_address_that_is_none_is_refused_when_the_transport_is_made() {
     for odd in ["", "agent-registry:8021", "https://a:1", "http://", "not an address"] {
