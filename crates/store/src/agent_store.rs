@@ -17,7 +17,7 @@ use crate::{
     access::AccessTables,
     agents::{AgentTable, edited, registered},
     audit::AuditTables,
-    engine::Sql,
+    engine::{Sql, in_time},
     failure::Failure,
     many::Many,
     row::{AgentRow, RegistrationKeyRow, SigningKeyRow, count},
@@ -115,6 +115,16 @@ async fn add_registration_key(
     }
 }
 
+/// The version is read before the rows, so that they are of that version or newer: what changes in between comes
+/// again under its own.
+async fn access(tables: &mut impl Tables, known: Option<u64>, now: Timestamp) -> Result<Option<AccessRows>, Failure> {
+    let version = tables.access_version().await?;
+    if known == Some(version) {
+        return Ok(None);
+    }
+    tables.access_rows(version, now).await.map(Some)
+}
+
 #[async_trait]
 impl<DB: Database> AgentStore for Sql<DB>
 where
@@ -140,7 +150,9 @@ where
     }
 
     async fn agent(&self, tenant: &TenantId, agent: &AgentId) -> Result<Option<Agent>> {
-        let row = self.reader().await?.agent(tenant, agent).await.map_err(|error| self.failed(error))?;
+        let mut tables = self.reader().await?;
+        let row = in_time(tables.agent(tenant, agent)).await;
+        let row = tables.done(row)?;
         row.filter(|row| !row.is_gone()).map(AgentRow::agent).transpose()
     }
 
@@ -181,7 +193,9 @@ where
     }
 
     async fn changes(&self, after: u64, limit: usize) -> Result<Vec<AgentChange>> {
-        let rows = self.reader().await?.changes(after, limit).await.map_err(|error| self.failed(error))?;
+        let mut tables = self.reader().await?;
+        let rows = in_time(tables.changes(after, limit)).await;
+        let rows = tables.done(rows)?;
         rows.into_iter().map(AgentRow::change).collect()
     }
 
@@ -196,15 +210,10 @@ where
         save.await
     }
 
-    /// The version is read before the rows, so that they are of that version or newer: what changes in between comes
-    /// again under its own.
     async fn access(&self, known: Option<u64>, now: Timestamp) -> Result<Option<AccessRows>> {
         let mut tables = self.reader().await?;
-        let version = tables.access_version().await.map_err(|error| self.failed(error))?;
-        if known == Some(version) {
-            return Ok(None);
-        }
-        tables.access_rows(version, now).await.map(Some).map_err(|error| self.failed(error))
+        let view = in_time(access(&mut *tables, known, now)).await;
+        tables.done(view)
     }
 
     async fn revoke(&self, what: &Revocation, now: Timestamp, audit: AuditEntry) -> Result<()> {
@@ -219,7 +228,9 @@ where
     }
 
     async fn signing_keys(&self, now: Timestamp) -> Result<Vec<SealedSigningKey>> {
-        let rows = self.reader().await?.signing_keys(now).await.map_err(|error| self.failed(error))?;
+        let mut tables = self.reader().await?;
+        let rows = in_time(tables.signing_keys(now)).await;
+        let rows = tables.done(rows)?;
         rows.into_iter().map(SigningKeyRow::sealed).collect()
     }
 
@@ -262,12 +273,16 @@ where
     }
 
     async fn registration_key(&self, secret_hash: [u8; 32]) -> Result<Option<RegistrationKey>> {
-        let row = self.reader().await?.registration_key(secret_hash).await.map_err(|error| self.failed(error))?;
+        let mut tables = self.reader().await?;
+        let row = in_time(tables.registration_key(secret_hash)).await;
+        let row = tables.done(row)?;
         row.map(RegistrationKeyRow::key).transpose()
     }
 
     async fn registration_keys(&self, tenant: &TenantId) -> Result<Vec<RegistrationKey>> {
-        let rows = self.reader().await?.registration_keys(tenant).await.map_err(|error| self.failed(error))?;
+        let mut tables = self.reader().await?;
+        let rows = in_time(tables.registration_keys(tenant)).await;
+        let rows = tables.done(rows)?;
         rows.into_iter().map(RegistrationKeyRow::key).collect()
     }
 

@@ -16,7 +16,7 @@ use sqlx::Database;
 use crate::{
     agent_store::Tables,
     audit::AuditTables,
-    engine::Sql,
+    engine::{Sql, in_time},
     failure::Failure,
     row::{AuditRow, EpochRow, WrittenRow},
 };
@@ -52,22 +52,30 @@ where
     }
 
     async fn query(&self, tenant: &TenantId, query: &AuditQuery) -> Result<Vec<AuditRecord>> {
-        let rows = self.reader().await?.query(tenant, query).await.map_err(|error| self.failed(error))?;
+        let mut tables = self.reader().await?;
+        let rows = in_time(tables.query(tenant, query)).await;
+        let rows = tables.done(rows)?;
         rows.into_iter().map(AuditRow::record).collect()
     }
 
     async fn unsealed_tenants(&self) -> Result<Vec<TenantId>> {
-        let tenants = self.reader().await?.unsealed_tenants().await.map_err(|error| self.failed(error))?;
+        let mut tables = self.reader().await?;
+        let tenants = in_time(tables.unsealed_tenants()).await;
+        let tenants = tables.done(tenants)?;
         tenants.into_iter().map(TenantId::try_from).collect()
     }
 
     async fn unsealed(&self, tenant: &TenantId, limit: usize) -> Result<Vec<AuditRecord>> {
-        let rows = self.reader().await?.unsealed(tenant, limit).await.map_err(|error| self.failed(error))?;
+        let mut tables = self.reader().await?;
+        let rows = in_time(tables.unsealed(tenant, limit)).await;
+        let rows = tables.done(rows)?;
         rows.into_iter().map(AuditRow::record).collect()
     }
 
     async fn head(&self, tenant: &TenantId) -> Result<Head> {
-        self.reader().await?.head(tenant).await.map_err(|error| self.failed(error))
+        let mut tables = self.reader().await?;
+        let head = in_time(tables.head(tenant)).await;
+        tables.done(head)
     }
 
     async fn seal(&self, tenant: &TenantId, from: &Head, seals: Vec<Seal>) -> Result<()> {
@@ -77,17 +85,23 @@ where
     }
 
     async fn sealed(&self, tenant: &TenantId, after: u64, limit: usize) -> Result<Vec<AuditRecord>> {
-        let rows = self.reader().await?.sealed(tenant, after, limit).await.map_err(|error| self.failed(error))?;
+        let mut tables = self.reader().await?;
+        let rows = in_time(tables.sealed(tenant, after, limit)).await;
+        let rows = tables.done(rows)?;
         rows.into_iter().map(AuditRow::record).collect()
     }
 
     async fn epochs(&self, tenant: &TenantId) -> Result<Vec<Epoch>> {
-        let rows = self.reader().await?.epochs(tenant).await.map_err(|error| self.failed(error))?;
+        let mut tables = self.reader().await?;
+        let rows = in_time(tables.epochs(tenant)).await;
+        let rows = tables.done(rows)?;
         rows.into_iter().map(|row: EpochRow| row.epoch(tenant)).collect()
     }
 
     async fn written(&self, tenant: &TenantId) -> Result<Vec<Written>> {
-        let rows = self.reader().await?.written(tenant).await.map_err(|error| self.failed(error))?;
+        let mut tables = self.reader().await?;
+        let rows = in_time(tables.written(tenant)).await;
+        let rows = tables.done(rows)?;
         rows.into_iter().map(WrittenRow::written).collect()
     }
 

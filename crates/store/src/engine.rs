@@ -1,6 +1,12 @@
 //! The two engines: how each is reached, and what it must be told so that what it acknowledged survives.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    ops::{Deref, DerefMut},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use guildhall_domain::{Error, Result};
 use sqlx::{
@@ -14,6 +20,8 @@ use crate::{audit::Scribe, failure::Failure, writer::Writer};
 
 /// How long a call waits for a connection before it learns that the engine is away; well within a call's deadline.
 const ACQUIRE: Duration = Duration::from_secs(5);
+/// How long a read may take.
+const READ: Duration = Duration::from_secs(10);
 
 /// One engine, with the port implementations stamped upon it.
 pub(crate) struct Sql<DB: Database> {
@@ -30,18 +38,64 @@ impl<DB: Database> Sql<DB> {
         failure.into().without_effect(self.name)
     }
 
-    pub(crate) async fn reader(&self) -> Result<PoolConnection<DB>> {
-        self.readers.acquire().await.map_err(|error| self.failed(error))
+    pub(crate) async fn reader(&self) -> Result<Reader<DB>> {
+        let connection = self.readers.acquire().await.map_err(|error| self.failed(error))?;
+        Ok(Reader { engine: self.name, connection: Some(connection) })
     }
 
     pub(crate) async fn ping(&self) -> Result<()> {
-        self.reader().await?.ping().await.map_err(|error| self.failed(error))
+        let mut reader = self.reader().await?;
+        let answer = in_time(async { Ok(reader.ping().await?) }).await;
+        reader.done(answer)
     }
 
     pub(crate) async fn close(&self) {
         self.writer.close().await;
         self.readers.close().await;
     }
+}
+
+/// A connection that reads. One that is dropped before its answer came is closed, not given back: it may be waiting
+/// for a server that will never speak again, and would wait in the pool.
+pub(crate) struct Reader<DB: Database> {
+    engine: &'static str,
+    connection: Option<PoolConnection<DB>>,
+}
+
+impl<DB: Database> Reader<DB> {
+    pub(crate) fn done<T>(mut self, answer: Result<T, Failure>) -> Result<T> {
+        if !matches!(answer, Err(Failure::Sql(sqlx::Error::Io(_)))) {
+            self.connection = None;
+        }
+        answer.map_err(|failure| failure.without_effect(self.engine))
+    }
+}
+
+impl<DB: Database> Deref for Reader<DB> {
+    type Target = DB::Connection;
+    fn deref(&self) -> &DB::Connection {
+        self.connection.as_ref().expect("it has one until it is done")
+    }
+}
+
+impl<DB: Database> DerefMut for Reader<DB> {
+    fn deref_mut(&mut self) -> &mut DB::Connection {
+        self.connection.as_mut().expect("it has one until it is done")
+    }
+}
+
+impl<DB: Database> Drop for Reader<DB> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            drop(connection.detach());
+        }
+    }
+}
+
+/// An engine that stays silent is as good as away.
+pub(crate) async fn in_time<T>(read: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let silent = |_| Failure::Sql(sqlx::Error::Io(io::Error::from(io::ErrorKind::TimedOut)));
+    tokio::time::timeout(READ, read).await.unwrap_or_else(|elapsed| Err(silent(elapsed)))
 }
 
 impl Sql<Sqlite> {
@@ -88,11 +142,12 @@ impl Sql<Postgres> {
         let options = server.clone().application_name("guildhall").disable_statement_logging();
         let pool = PgPoolOptions::new().max_connections(connections.max(2)).acquire_timeout(ACQUIRE).connect_lazy_with(
             options.clone().options([
-                // Nothing waits for ever: neither a statement, nor one for another's lock, nor the others for the
-                // locks of a replica that stopped in the middle of its transaction.
-                ("statement_timeout", "15s"),
-                ("lock_timeout", "10s"),
-                ("idle_in_transaction_session_timeout", "8s"),
+                // Nothing waits for ever, and who is at fault gives up first: a replica that stopped amid its
+                // transaction loses it before those who wait for its locks lose patience, and all of that is over
+                // before this side closes the connection (`writer::BATCH`).
+                ("idle_in_transaction_session_timeout", "4s"),
+                ("lock_timeout", "6s"),
+                ("statement_timeout", "8s"),
                 // An acknowledged write survives a crash, whatever the server's default is.
                 ("synchronous_commit", "on"),
             ]),

@@ -43,6 +43,14 @@ pub(crate) fn unreadable(what: impl std::fmt::Display) -> Error {
     Error::internal(format!("the database holds a row that cannot be read ({what}); was it edited by hand?"))
 }
 
+/// A write that the engine has not answered in time.
+pub(crate) fn silent(engine: &str) -> Error {
+    Error::timeout(format!(
+        "{engine} stays silent; whether it has stored this is not known. Check that it runs and has a disk that \
+         writes; then look, or repeat the call if it is safe to repeat"
+    ))
+}
+
 /// A commit that failed. An answer of the engine says that it was not done, unless it is that the disk failed midway.
 pub(crate) fn at_commit(engine: &str, error: &sqlx::Error) -> Error {
     match error {

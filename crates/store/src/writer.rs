@@ -4,23 +4,26 @@
 //! that one which fails is undone alone, commits once, and only then answers. A commit costs an fsync however much it
 //! holds: 64 callers at once pay for one, not for 64.
 
-use std::panic::AssertUnwindSafe;
+use std::{panic::AssertUnwindSafe, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
-use guildhall_domain::{Error, Result};
+use guildhall_domain::{Error, ErrorCode, Result};
 use parking_lot::Mutex;
 use sqlx::{Connection, Database, Pool, Transaction};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
+    time::timeout,
 };
 
-use crate::failure::{Failure, at_commit, without_effect};
+use crate::failure::{Failure, at_commit, silent, without_effect};
 
 /// Writes that may wait: some seconds of work for either engine. More are refused, for they would time out anyway.
 const QUEUE_MAX: usize = 4_096;
 /// Writes that share a commit: beyond this the fsync's share of each is nothing any more, only the wait grows.
 const BATCH_MAX: usize = 256;
+/// How long a batch may take, the engine's own limits included; well within the 30 s of a call.
+const BATCH: Duration = Duration::from_secs(12);
 
 type Work<C, T> = Box<dyn for<'c> FnOnce(&'c mut C) -> BoxFuture<'c, Result<T, Failure>> + Send>;
 
@@ -113,10 +116,7 @@ async fn write_all<DB: Database>(
 ) {
     let mut waited = Vec::with_capacity(BATCH_MAX);
     while waiting.recv_many(&mut waited, BATCH_MAX).await > 0 {
-        let batch: Vec<_> = waited.drain(..).filter(|write| !write.is_abandoned()).collect();
-        if batch.is_empty() {
-            continue;
-        }
+        let batch = waited.drain(..).collect();
         // A write that panics takes its batch with it, not the writer: its callers see that nobody answers.
         let _ = AssertUnwindSafe(write_batch(engine, &pool, begin, batch)).catch_unwind().await;
     }
@@ -130,10 +130,11 @@ async fn write_batch<DB: Database>(
 ) {
     let committed = match pool.acquire().await {
         Ok(mut connection) => {
-            let committed = commit_batch::<DB>(engine, &mut connection, begin, &mut batch).await;
+            let commit = commit_batch::<DB>(engine, &mut connection, begin, &mut batch);
+            let committed = timeout(BATCH, commit).await.unwrap_or_else(|_| Err(silent(engine)));
             if committed.is_err() {
                 // Whatever state the engine left it in, nobody meets it again.
-                connection.close_on_drop();
+                drop(connection.detach());
             }
             committed
         }
@@ -168,6 +169,9 @@ async fn run_alone<DB: Database>(
     transaction: &mut Transaction<'_, DB>,
     write: &mut dyn Queued<DB::Connection>,
 ) -> Result<Result<()>> {
+    if write.is_abandoned() {
+        return Ok(Err(Error::new(ErrorCode::Cancelled, "nobody waits for this write any more; it was not begun")));
+    }
     let mut savepoint = transaction.begin().await.map_err(|error| without_effect(engine, &error))?;
     match write.run(&mut savepoint).await {
         Ok(()) => savepoint.commit().await.map(Ok).map_err(|error| without_effect(engine, &error)),

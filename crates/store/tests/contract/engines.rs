@@ -1,6 +1,12 @@
 //! The databases of these tests: each its own, empty, gone with the test.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use guildhall_store::{DatabaseUrl, Store, StoreOptions};
 use guildhall_testkit::{
@@ -9,10 +15,10 @@ use guildhall_testkit::{
     engines,
     entropy::SeededEntropy,
 };
+use sqlx::{ConnectOptions, sqlite::SqliteConnectOptions};
 
 /// As a process would; `writer` also seeds its randomness, for no two processes draw the same.
 pub(crate) fn open(url: &DatabaseUrl, writer: &str) -> Store {
-    use std::sync::atomic::{AtomicU64, Ordering};
     static OPENED: AtomicU64 = AtomicU64::new(0);
     let options = StoreOptions {
         clock: Arc::new(FixedClock::default()),
@@ -50,4 +56,18 @@ pub(crate) async fn sqlite() -> Option<Stage> {
 
 pub(crate) async fn postgres() -> Option<Stage> {
     Some(stage(postgres_url().await?, ()).await)
+}
+
+/// As someone would who goes at the database without the hall.
+pub(crate) async fn execute(url: &DatabaseUrl, sql: &'static str) {
+    match url {
+        DatabaseUrl::Sqlite(path) => {
+            let mut connection = SqliteConnectOptions::new().filename(path).connect().await.unwrap();
+            sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+        }
+        DatabaseUrl::Postgres(options) => {
+            let mut connection = options.connect().await.unwrap();
+            sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+        }
+    }
 }
