@@ -1,0 +1,103 @@
+//! The command line: one command a file.
+
+mod agents;
+mod audit;
+mod config;
+mod connect;
+mod doctor;
+mod migrate;
+mod run;
+mod stdio;
+mod token;
+mod up;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use guildhall_config::{Config, Faults, Flags, Shape, Sources};
+
+use crate::failure::Failure;
+
+/// A hall in which agents meet: they find one another, send mail that arrives, and use one another's tools.
+#[derive(Debug, Parser)]
+#[command(
+    name = "guildhall",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Begin with `guildhall up`, then `guildhall connect claude-code` in another terminal.\n\
+                  Every command has a --help with examples."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Up(up::Up),
+    Run(run::Run),
+    Connect(connect::Connect),
+    Stdio(stdio::Stdio),
+    Agents(agents::Agents),
+    Token(token::Token),
+    Audit(audit::Audit),
+    Config(config::ConfigCommand),
+    Doctor(doctor::Doctor),
+    Migrate(migrate::Migrate),
+}
+
+impl Cli {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Up(up) => up.run().await,
+            Command::Run(run) => run.run().await,
+            Command::Connect(connect) => connect.run().await,
+            Command::Stdio(stdio) => stdio.run().await,
+            Command::Agents(agents) => agents.run().await,
+            Command::Token(token) => token.run().await,
+            Command::Audit(audit) => audit.run().await,
+            Command::Config(config) => config.run(),
+            Command::Doctor(doctor) => doctor.run().await,
+            Command::Migrate(migrate) => migrate.run().await,
+        }
+    }
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone, Args)]
+struct ConfigArgs {
+    /// The configuration file [default: guildhall.toml, if it is there]
+    #[arg(long, value_name = "FILE", env = "GUILDHALL_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where the embedded engines keep their files [default: ~/.local/share/guildhall]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    fn load(self, shape: Shape) -> Result<Config, Faults> {
+        self.load_with(shape, Flags::default())
+    }
+
+    fn load_with(self, shape: Shape, flags: Flags) -> Result<Config, Faults> {
+        // What is not UTF-8 can be no key and no value of the configuration.
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let flags = Flags { data_dir: self.data, ..flags };
+        Config::load(&Sources { file: self.config, environment, flags }, shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}
