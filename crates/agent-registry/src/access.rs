@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::task::Backoff;
+use crate::task::Trouble;
 
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
 /// An older copy is not handed out: gateways keep theirs for up to 5 s from the answer, and that is all the contract
@@ -91,7 +91,9 @@ impl Access {
         let rows = self.store.access(known, self.clock.now()).await?;
         let copy = match (rows, before) {
             (None, Some(before)) => Copy { read_at, ..(*before).clone() },
-            (None, None) => return Err(Error::internal("the database gave no access view; see that its schema is whole")),
+            (None, None) => {
+                return Err(Error::internal("the database gave no access view; see that its schema is whole"));
+            }
             (Some(rows), before) => {
                 let signs_now = rows.keys.iter().find(|key| key.retires_at.is_none());
                 let signer = match before.map(|copy| copy.signer.clone()) {
@@ -129,7 +131,9 @@ impl Access {
         }
         let now = self.fresh().await?;
         self.replace_key(by, Some(&now.signer.public().key_id), overlap).await.map_err(|error| match error.code {
-            ErrorCode::Conflict => Error::conflict("the signing key was replaced by someone else just now; look before you rotate again"),
+            ErrorCode::Conflict => {
+                Error::conflict("the signing key was replaced by someone else just now; look before you rotate again")
+            }
             _ => error,
         })?;
         self.refresh_soon().await;
@@ -140,21 +144,21 @@ impl Access {
         let pair = SigningPair::generate(&*self.clock, &*self.entropy);
         let sealed = pair.seal(&self.ring, &*self.entropy);
         let key_id = &sealed.public.key_id;
-        let body = json!({ "replaces": expected, "overlap_ms": u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX) });
-        let audit =
-            AuditEntry::done(by, self.clock.now(), "signing_key.rotate", format!("signing_key:{key_id}"), body);
+        let body =
+            json!({ "replaces": expected, "overlap_ms": u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX) });
+        let audit = AuditEntry::done(by, self.clock.now(), "signing_key.rotate", format!("signing_key:{key_id}"), body);
         self.store.add_signing_key(&sealed, expected, overlap, audit).await
     }
 
     pub(crate) async fn keep_fresh(&self, stop: CancellationToken) {
-        let mut backoff = Backoff::new("keys and revocations cannot be read from the database");
+        let mut trouble = Trouble::new("keys and revocations cannot be read from the database", self.entropy.clone());
         loop {
             let wait = match self.refresh().await {
                 Ok(_) => {
-                    backoff.ends();
+                    trouble.is_over();
                     REFRESH_EVERY
                 }
-                Err(error) => backoff.failed(&error),
+                Err(error) => trouble.is(&error),
             };
             tokio::select! {
                 () = stop.cancelled() => return,

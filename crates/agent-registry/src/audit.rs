@@ -6,13 +6,13 @@
 use std::{sync::Arc, time::Duration};
 
 use guildhall_domain::{
-    Result,
+    Entropy, Result,
     ports::{AuditStore, hot::HotKey, hot::LeaseOutcome},
 };
 use guildhall_guard::audit::seal_tenant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{hot::Brief, task::Backoff};
+use crate::{hot::Brief, task::Trouble};
 
 /// How long a record may stand outside the chain.
 const SEAL_EVERY: Duration = Duration::from_millis(500);
@@ -22,6 +22,7 @@ const LEASE: Duration = Duration::from_secs(5);
 pub(crate) struct Sealer {
     pub(crate) store: Arc<dyn AuditStore>,
     pub(crate) hot: Arc<Brief>,
+    pub(crate) entropy: Arc<dyn Entropy>,
     /// This process, as leases know it.
     pub(crate) holder: String,
 }
@@ -29,17 +30,17 @@ pub(crate) struct Sealer {
 impl Sealer {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let key = HotKey::of_hall("audit", "sealer");
-        let mut backoff = Backoff::new("the audit chain is not sealed");
+        let mut trouble = Trouble::new("the audit chain is not sealed", self.entropy.clone());
         while !stop.is_cancelled() {
             let lease = self.hot.ask(|hot| hot.lease(&key, &self.holder, LEASE)).await;
             let wait = match lease {
                 Some(LeaseOutcome::Taken { .. }) => SEAL_EVERY,
                 Some(LeaseOutcome::Held { .. }) | None => match self.seal().await {
                     Ok(()) => {
-                        backoff.ends();
+                        trouble.is_over();
                         SEAL_EVERY
                     }
-                    Err(error) => backoff.failed(&error),
+                    Err(error) => trouble.is(&error),
                 },
             };
             tokio::select! {

@@ -3,7 +3,9 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use guildhall_domain::{AuditEntry, Call, Error, RegistrationKey, Result, agent::TAGS_MAX, clock::new_ulid, principal::roles};
+use guildhall_domain::{
+    AuditEntry, Call, Error, RegistrationKey, Result, agent::TAGS_MAX, clock::new_ulid, principal::roles,
+};
 use guildhall_guard::Secret;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -35,7 +37,9 @@ impl Registry {
             return Err(Error::invalid(format!("a registration key grants {TAGS_MAX} roles at most")));
         }
         if ttl.is_some_and(|ttl| ttl.is_zero() || ttl > TTL_MAX) {
-            return Err(Error::invalid("a registration key lives for a year at most: give a ttl of 1s to 366d, or none"));
+            return Err(Error::invalid(
+                "a registration key lives for a year at most: give a ttl of 1s to 366d, or none",
+            ));
         }
         self.policy.may_grant(&call.principal, &granted)?;
 

@@ -93,15 +93,16 @@ impl Registry {
             marks: marks.clone(),
             gauge: gauge.clone(),
             announcer: announcer.clone(),
+            entropy: entropy.clone(),
             holder: holder.clone(),
             progress: Progress::default(),
         };
-        let sealer = Sealer { store: audit.clone(), hot: brief, holder };
+        let sealer = Sealer { store: audit.clone(), hot: brief, entropy: entropy.clone(), holder };
         let (followed, keys, heard, sink) = (roster.clone(), access.clone(), access.clone(), audit.clone());
-        let (hints, said) = (bus.clone(), bus);
+        let (hints, said, spread) = (bus.clone(), bus, entropy.clone());
         let tasks = vec![
             Task::new("agent-registry.roster", move |stop| async move {
-                followed.follow(&*hints, || heard.changed.notify_one(), stop).await;
+                followed.follow(&*hints, spread, || heard.changed.notify_one(), stop).await;
             }),
             Task::new("agent-registry.access", move |stop| async move { keys.keep_fresh(stop).await }),
             Task::new("agent-registry.presence", move |stop| watch.run(stop)),

@@ -34,7 +34,12 @@ struct Grant {
 }
 
 impl Registry {
-    pub(crate) async fn register_agent(&self, call: &Call, new: NewAgent, right: RegistrationRight) -> Result<Registration> {
+    pub(crate) async fn register_agent(
+        &self,
+        call: &Call,
+        new: NewAgent,
+        right: RegistrationRight,
+    ) -> Result<Registration> {
         new.check()?;
         let agent_id = new.agent_id.clone();
         let registered = self.register_by(call, new, right).await;
@@ -173,7 +178,9 @@ pub(crate) fn target(agent: &AgentId) -> String {
 }
 
 fn roles_are_granted() -> Error {
-    Error::denied("roles are granted by keys and administrators: leave out roles, or ask an administrator to register this agent with them")
+    Error::denied(
+        "roles are granted by keys and administrators: leave out roles, or ask an administrator to register this agent with them",
+    )
 }
 
 fn belongs_to_someone(agent: &AgentId) -> Error {

@@ -143,7 +143,9 @@ impl AgentRegistry for Registry {
         if let Some(own) = by.toolsets.as_deref()
             && request.toolsets.as_ref().is_none_or(|asked| !asked.is_subset(own))
         {
-            return Err(Error::denied("a token that is narrowed to toolsets issues only tokens narrowed to some of them"));
+            return Err(Error::denied(
+                "a token that is narrowed to toolsets issues only tokens narrowed to some of them",
+            ));
         }
         // Of an agent that was removed, or is yet to come, the access view knows the epoch and the roster does not.
         let access = self.access.refresh().await?;
@@ -258,7 +260,9 @@ impl Registry {
     async fn edit(&self, call: &Call, agent: &AgentId, act: &str, edit: AgentEdit, body: Value) -> Result<Arc<Agent>> {
         let tenant = &call.principal.tenant;
         let audit = self.entry(call, act, target(agent), body);
-        let Some(edited) = self.agents.edit(tenant, agent, edit, audit).await? else { return Err(no_such_agent(agent)) };
+        let Some(edited) = self.agents.edit(tenant, agent, edit, audit).await? else {
+            return Err(no_such_agent(agent));
+        };
         self.roster.committed(AgentChange::Present(edited.clone())).await;
         let shown = self.roster.known(tenant, agent).unwrap_or_else(|| Arc::new(edited));
         self.announcer.record(call, subject::CHANGED, &shown);

@@ -1,9 +1,10 @@
 //! The registry's loops in the background, and how they wait for an engine that is away.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use guildhall_domain::Error;
+use guildhall_domain::{Entropy, Error};
+use guildhall_runtime::Backoff;
 use tokio_util::sync::CancellationToken;
 
 /// A loop that runs until it is told to stop. If it ends before, something is wrong with the process.
@@ -27,34 +28,32 @@ impl fmt::Debug for Task {
     }
 }
 
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-/// An engine that comes back is noticed this late at most.
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
-
-/// Waits longer after each failure, and says once that there is one and once that it is over.
-pub(crate) struct Backoff {
+/// What a loop cannot do for now: said once when it begins and once when it is over, and tried again in between.
+pub(crate) struct Trouble {
     what: &'static str,
-    wait: Option<Duration>,
+    waits: Backoff,
+    is_on: bool,
 }
 
-impl Backoff {
-    pub(crate) fn new(what: &'static str) -> Self {
-        Self { what, wait: None }
+impl Trouble {
+    pub(crate) fn new(what: &'static str, entropy: Arc<dyn Entropy>) -> Self {
+        Self { what, waits: Backoff::new(entropy), is_on: false }
     }
 
     /// How long to wait before the next attempt.
-    pub(crate) fn failed(&mut self, error: &Error) -> Duration {
-        if self.wait.is_none() {
+    pub(crate) fn is(&mut self, error: &Error) -> Duration {
+        if !self.is_on {
             tracing::warn!(%error, "{}; trying again until it works", self.what);
         }
-        let wait = self.wait.map_or(FIRST_WAIT, |wait| (wait * 2).min(LONGEST_WAIT));
-        self.wait = Some(wait);
-        wait
+        self.is_on = true;
+        self.waits.next_wait()
     }
 
-    pub(crate) fn ends(&mut self) {
-        if self.wait.take().is_some() {
+    pub(crate) fn is_over(&mut self) {
+        if self.is_on {
             tracing::info!("over: {}", self.what);
         }
+        self.is_on = false;
+        self.waits.reset();
     }
 }

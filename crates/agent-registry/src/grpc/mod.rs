@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use guildhall_domain::ports::AgentRegistry;
 use guildhall_proto::agent_registry::v1::{
-    agent_registry_service_client::AgentRegistryServiceClient, agent_registry_service_server::AgentRegistryServiceServer,
+    agent_registry_service_client::AgentRegistryServiceClient,
+    agent_registry_service_server::AgentRegistryServiceServer,
 };
 use guildhall_rpc::{MESSAGE_MAX_BYTES, Transport};
 

@@ -86,7 +86,12 @@ impl Marks {
         }
     }
 
-    pub(super) async fn put(&self, tenant: &TenantId, signs: &[(AgentId, Timestamp)], said: &[(AgentId, Said)]) -> Result<()> {
+    pub(super) async fn put(
+        &self,
+        tenant: &TenantId,
+        signs: &[(AgentId, Timestamp)],
+        said: &[(AgentId, Said)],
+    ) -> Result<()> {
         within(put(&*self.hot, tenant, signs, said)).await
     }
 
@@ -100,7 +105,13 @@ impl Marks {
         let member = [agent.to_string()];
         let (seen, busy, announced) = (seen(tenant), busy(tenant), announced(tenant));
         self.brief
-            .ask(|hot| futures::future::try_join3(hot.unmark(&seen, &member), hot.unmark(&busy, &member), hot.unmark(&announced, &member)))
+            .ask(|hot| {
+                futures::future::try_join3(
+                    hot.unmark(&seen, &member),
+                    hot.unmark(&busy, &member),
+                    hot.unmark(&announced, &member),
+                )
+            })
             .await;
     }
 
@@ -143,10 +154,12 @@ impl Marks {
         within(self.hot.mark(&announced(tenant), &marks)).await
     }
 
-    /// Whether `holder` is the one that watches.
-    pub(super) async fn watches(&self, holder: &str) -> Result<bool> {
-        let lease = within(self.hot.lease(&watcher(), holder, WATCHER_LEASE)).await?;
-        Ok(matches!(lease, LeaseOutcome::Held { .. }))
+    /// The fence of the lease to watch; `None` when someone other than `holder` has it.
+    pub(super) async fn watch(&self, holder: &str) -> Result<Option<u64>> {
+        match within(self.hot.lease(&watcher(), holder, WATCHER_LEASE)).await? {
+            LeaseOutcome::Held { fence } => Ok(Some(fence)),
+            LeaseOutcome::Taken { .. } => Ok(None),
+        }
     }
 
     pub(super) async fn stop_watching(&self, holder: &str) -> Result<()> {

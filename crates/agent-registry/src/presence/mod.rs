@@ -170,3 +170,74 @@ impl Gauge {
         self.hold_until.fetch_max(until.as_millis(), Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use guildhall_testkit::clock::FixedClock;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn gauge() -> (Arc<FixedClock>, Gauge) {
+        let clock = Arc::new(FixedClock::default());
+        let gauge = Gauge::new(PresenceRule::default(), clock.clone());
+        (clock, gauge)
+    }
+
+    #[test]
+    fn time_stands_still_until_signs_were_read_and_while_they_cannot_be() {
+        let (clock, gauge) = gauge();
+        let last_sign = clock.now() - 100 * SECOND;
+        // What the database knows may be a minute old.
+        assert_eq!(gauge.moment().judge(&Standing::since(Some(last_sign))), Presence::Active);
+        gauge.thaw();
+        assert_eq!(gauge.moment().judge(&Standing::since(Some(last_sign))), Presence::Offline);
+
+        let alive = Standing::since(Some(clock.now()));
+        gauge.freeze(clock.now());
+        clock.advance(500 * SECOND);
+        gauge.freeze(clock.now());
+        assert_eq!(gauge.moment().judge(&alive), Presence::Active, "a hot store that is away silenced an agent");
+        gauge.thaw();
+        assert_eq!(gauge.moment().judge(&alive), Presence::Offline);
+    }
+
+    #[test]
+    fn a_held_status_is_kept_until_the_hold_ends_and_never_hides_a_better_one() {
+        let (clock, gauge) = gauge();
+        gauge.thaw();
+        let mut held = Standing::since(Some(clock.now() - 80 * SECOND));
+        held.hold(Presence::Active);
+        let mut gone = Standing::since(Some(clock.now() - 300 * SECOND));
+        gone.hold(Presence::Offline);
+        gauge.hold_until(clock.now() + 90 * SECOND);
+        clock.advance(89 * SECOND);
+        assert_eq!(gauge.moment().judge(&held), Presence::Active);
+        assert_eq!(gauge.moment().judge(&gone), Presence::Offline);
+        assert_eq!(gauge.moment().next_change(&held), Some(clock.now() + SECOND));
+        gone.sign(clock.now());
+        assert_eq!(gauge.moment().judge(&gone), Presence::Active);
+        clock.advance(SECOND);
+        assert_eq!(gauge.moment().judge(&held), Presence::Offline);
+    }
+
+    #[test]
+    fn the_later_word_about_being_busy_wins_in_whatever_order_it_comes() {
+        let at = |ms| Timestamp::from_millis(ms);
+        let mut standing = Standing::since(Some(at(10)));
+        assert!(standing.say(Said::new(at(5), true)));
+        assert!(standing.say(Said::new(at(7), false)));
+        assert!(!standing.say(Said::new(at(6), true)));
+        let said = standing.said().unwrap();
+        assert_eq!(Said::from_mark(said.to_mark()), Said::new(at(7), false));
+    }
+
+    #[test]
+    fn an_older_sign_takes_nothing_back() {
+        let mut standing = Standing::since(Some(Timestamp::from_millis(10)));
+        assert!(!standing.sign(Timestamp::from_millis(9)) && !standing.sign(Timestamp::from_millis(10)));
+        assert!(standing.sign(Timestamp::from_millis(11)));
+        assert_eq!(standing.seen, Some(Timestamp::from_millis(11)));
+    }
+}

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::TryStreamExt;
-use guildhall_domain::{AgentId, Result, TenantId, Timestamp, ports::AgentStore};
+use guildhall_domain::{AgentId, Entropy, Result, TenantId, Timestamp, ports::AgentStore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     announce::Announcer,
     roster::{Roster, Shown},
-    task::Backoff,
+    task::Trouble,
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -35,6 +35,7 @@ pub(crate) struct Watch {
     pub(crate) marks: Arc<Marks>,
     pub(crate) gauge: Arc<Gauge>,
     pub(crate) announcer: Arc<Announcer>,
+    pub(crate) entropy: Arc<dyn Entropy>,
     /// This process, as leases know it.
     pub(crate) holder: String,
     pub(crate) progress: Progress,
@@ -48,12 +49,13 @@ pub(crate) struct Progress {
     /// The last look that went well.
     looked_at: Option<Timestamp>,
     swept_at: Option<Timestamp>,
-    /// Set while this replica holds the lease.
+    /// Set while this replica holds the lease, as far as it knows.
     watching: Option<Watching>,
 }
 
-#[derive(Default)]
 struct Watching {
+    /// Another one than the lease's: someone else has watched in between, and what is remembered here is old.
+    fence: u64,
     told: HashMap<TenantId, Told>,
     /// Signs before this are in the database.
     saved_until: Option<Timestamp>,
@@ -68,17 +70,24 @@ struct Told {
     compared: Arc<Shown>,
 }
 
+impl Watching {
+    fn begun(fence: u64) -> Self {
+        Self { fence, told: HashMap::new(), saved_until: None, save_next: None }
+    }
+}
+
 impl Watch {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let mut backoff = Backoff::new("signs of life cannot be read from the hot store; everyone's status stays as it is");
+        let what = "signs of life cannot be read from the hot store; everyone's status stays as it is";
+        let mut trouble = Trouble::new(what, self.entropy.clone());
         loop {
             let wait = if self.roster.is_loaded() {
                 match self.look().await {
                     Ok(()) => {
-                        backoff.ends();
+                        trouble.is_over();
                         LOOK_EVERY
                     }
-                    Err(error) => backoff.failed(&error),
+                    Err(error) => trouble.is(&error),
                 }
             } else {
                 LOOK_FIRST
@@ -98,7 +107,6 @@ impl Watch {
             if let Some(at) = self.progress.looked_at {
                 self.gauge.freeze(at);
             }
-            self.progress.watching = None;
         }
         looked
     }
@@ -119,11 +127,12 @@ impl Watch {
         self.gauge.thaw();
         self.progress.looked_at = Some(now);
 
-        if !self.marks.watches(&self.holder).await? {
+        let Some(fence) = self.marks.watch(&self.holder).await? else {
             self.progress.watching = None;
             return Ok(());
-        }
-        let mut watching = self.progress.watching.take().unwrap_or_default();
+        };
+        let known = self.progress.watching.take().filter(|watching| watching.fence == fence);
+        let mut watching = known.unwrap_or_else(|| Watching::begun(fence));
         let said = self.say_changes(&mut watching, now).await;
         self.save(&mut watching, now).await;
         self.progress.watching = Some(watching);
@@ -238,8 +247,14 @@ impl Watch {
         for batch in signs.chunks(SAVE_BATCH) {
             match timeout(SAVE_WITHIN, self.store.save_last_seen(batch)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => return tracing::warn!(%error, "last signs of life were not saved; tried again in 60 s"),
-                Err(_) => return tracing::warn!("last signs of life were not saved: the database is slow; tried again in 60 s"),
+                Ok(Err(error)) => {
+                    return tracing::warn!(%error, "last signs of life were not saved; tried again in 60 s");
+                }
+                Err(_) => {
+                    return tracing::warn!(
+                        "last signs of life were not saved: the database is slow; tried again in 60 s"
+                    );
+                }
             }
         }
         watching.saved_until = Some(now);

@@ -17,18 +17,18 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::{FutureExt, StreamExt, stream::BoxStream};
 use guildhall_domain::{
-    Agent, AgentChange, AgentId, AgentPage, AgentQuery, Error, Result, TenantId,
+    Agent, AgentChange, AgentId, AgentPage, AgentQuery, Entropy, Error, Result, TenantId,
     agent::subject,
     ports::{AgentStore, Bus, bus::Hint, hot::HotKey},
 };
-use futures::{FutureExt, StreamExt, stream::BoxStream};
 use parking_lot::{Mutex, RwLock};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::tenant::{Shown, TenantRoster};
-use crate::{announce::version_of, hot::Brief, presence::Gauge, task::Backoff};
+use crate::{announce::version_of, hot::Brief, presence::Gauge, task::Trouble};
 
 /// A hint may be lost: this is how late its change is then seen.
 const ASK_EVERY: Duration = Duration::from_secs(2);
@@ -203,16 +203,22 @@ impl Roster {
     }
 
     /// Keeps the copy fresh until `stop`. `on_hint` is called when another replica has told of a change.
-    pub(crate) async fn follow(&self, bus: &dyn Bus, on_hint: impl Fn(), stop: CancellationToken) {
-        let mut backoff = Backoff::new("agents cannot be read from the database");
+    pub(crate) async fn follow(
+        &self,
+        bus: &dyn Bus,
+        entropy: Arc<dyn Entropy>,
+        on_hint: impl Fn(),
+        stop: CancellationToken,
+    ) {
+        let mut trouble = Trouble::new("agents cannot be read from the database", entropy);
         let mut hints = None;
         loop {
             let wait = match self.fetch().await {
                 Ok(()) => {
-                    backoff.ends();
+                    trouble.is_over();
                     ASK_EVERY
                 }
-                Err(error) => backoff.failed(&error),
+                Err(error) => trouble.is(&error),
             };
             if hints.is_none() {
                 hints = listen(bus).await;

@@ -217,3 +217,117 @@ fn matches(query: &AgentQuery, agent: &Agent) -> bool {
 fn next(page: &[Arc<Agent>], rest: usize) -> Option<AgentId> {
     (page.len() < rest).then(|| page.last().map(|agent| agent.agent_id.clone())).flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use guildhall_domain::{Clock, TenantId, agent::Delivery};
+    use guildhall_testkit::clock::FixedClock;
+    use serde_json::Map;
+
+    use super::*;
+    use crate::presence::Gauge;
+
+    fn id(name: &str) -> AgentId {
+        AgentId::new(name).unwrap()
+    }
+
+    fn agent(name: &str, version: u64, seen: Timestamp) -> Agent {
+        Agent {
+            tenant: TenantId::default(),
+            agent_id: id(name),
+            name: format!("{name} {version}"),
+            session_id: None,
+            status: Presence::Offline,
+            capabilities: BTreeSet::new(),
+            roles: BTreeSet::new(),
+            pool: None,
+            delivery: Delivery::Poll,
+            metadata: Map::new(),
+            public_key: None,
+            paused: None,
+            registered_at: seen,
+            last_heartbeat: Some(seen),
+            version,
+            token_epoch: 0,
+        }
+    }
+
+    fn stage() -> (Arc<FixedClock>, Gauge, TenantRoster) {
+        let clock = Arc::new(FixedClock::default());
+        let gauge = Gauge::new(Default::default(), clock.clone());
+        gauge.thaw();
+        (clock, gauge, TenantRoster::default())
+    }
+
+    fn names(roster: &TenantRoster, gauge: &Gauge) -> Vec<String> {
+        roster.shown(gauge.moment()).agents.iter().map(|agent| agent.name.clone()).collect()
+    }
+
+    #[test]
+    fn changes_that_come_in_another_order_leave_the_newest() {
+        let (clock, gauge, roster) = stage();
+        let now = clock.now();
+        assert!(roster.put(agent("a", 3, now)));
+        assert!(!roster.put(agent("a", 2, now)), "an older record replaced a newer one");
+        roster.drop_out(&id("b"), 5);
+        assert!(!roster.put(agent("b", 4, now)), "who was removed came back by an older change");
+        roster.drop_out(&id("a"), 2);
+        assert_eq!(names(&roster, &gauge), ["a 3"], "an older removal took a newer record away");
+        assert!(roster.put(agent("b", 6, now)));
+        roster.drop_out(&id("a"), 7);
+        assert_eq!(names(&roster, &gauge), ["b 6"]);
+        roster.forget_gone(7);
+        assert!(roster.book.lock().gone.is_empty(), "removals are remembered for ever");
+    }
+
+    #[test]
+    fn an_update_of_the_record_keeps_the_newest_sign_of_life() {
+        let (clock, gauge, roster) = stage();
+        roster.put(agent("a", 1, clock.now()));
+        clock.advance(Duration::from_secs(70));
+        roster.signs([(id("a"), clock.now())]);
+        roster.put(agent("a", 2, clock.now() - Duration::from_secs(70)));
+        let shown = roster.get(&id("a"), gauge.moment()).unwrap();
+        assert_eq!((shown.status, shown.last_heartbeat), (Presence::Active, Some(clock.now())));
+    }
+
+    #[test]
+    fn a_list_is_rebuilt_for_a_record_at_once_for_signs_soon_and_for_time_when_it_matters() {
+        let (clock, gauge, roster) = stage();
+        roster.put(agent("a", 1, clock.now()));
+        let first = roster.shown(gauge.moment());
+        clock.advance(Duration::from_secs(59));
+        assert!(Arc::ptr_eq(&first, &roster.shown(gauge.moment())), "nothing has changed");
+        clock.advance(Duration::from_secs(1));
+        let idle = roster.shown(gauge.moment());
+        assert_eq!(idle.agents[0].status, Presence::Idle);
+        assert_eq!(first.agents[0].status, Presence::Active, "a list that was handed out has changed");
+
+        roster.signs([(id("a"), clock.now()), (id("stranger"), clock.now())]);
+        assert!(Arc::ptr_eq(&idle, &roster.shown(gauge.moment())), "rebuilt for every heartbeat");
+        assert_eq!(roster.get(&id("a"), gauge.moment()).unwrap().status, Presence::Active);
+        clock.advance(SIGNS_SHOW_WITHIN);
+        assert_eq!(roster.shown(gauge.moment()).agents[0].status, Presence::Active);
+
+        roster.put(agent("b", 2, clock.now()));
+        assert_eq!(roster.shown(gauge.moment()).agents.len(), 2);
+    }
+
+    #[test]
+    fn a_whole_list_is_handed_out_without_a_copy() {
+        let (clock, gauge, roster) = stage();
+        for n in 0..50 {
+            roster.put(agent(&format!("a-{n:02}"), n + 1, clock.now()));
+        }
+        let page = roster.list(&AgentQuery::default(), gauge.moment());
+        assert!(Arc::ptr_eq(&page.agents, &roster.shown(gauge.moment()).agents));
+        let query = AgentQuery { limit: 20, after: Some(id("a-24")), ..AgentQuery::default() };
+        let page = roster.list(&query, gauge.moment());
+        assert_eq!((page.total, page.agents.len(), page.next), (50, 20, Some(id("a-44"))));
+        let query = AgentQuery { after: Some(id("a-44")), ..query };
+        let last = roster.list(&query, gauge.moment());
+        assert_eq!((last.agents.len(), last.next), (5, None));
+    }
+}

@@ -58,12 +58,14 @@ impl Wire for Revocation {
 
     fn pack(self) -> wire::RevokeRequest {
         let what = match self {
-            Self::Token { token_id, expires_at } => {
-                wire::revoke_request::What::Token(wire::RevokedToken { token_id, expires_at_ms: expires_at.as_millis() })
-            }
-            Self::Agent { tenant, agent_id } => {
-                wire::revoke_request::What::Agent(wire::RevokedAgent { tenant: tenant.into(), agent_id: agent_id.into() })
-            }
+            Self::Token { token_id, expires_at } => wire::revoke_request::What::Token(wire::RevokedToken {
+                token_id,
+                expires_at_ms: expires_at.as_millis(),
+            }),
+            Self::Agent { tenant, agent_id } => wire::revoke_request::What::Agent(wire::RevokedAgent {
+                tenant: tenant.into(),
+                agent_id: agent_id.into(),
+            }),
         };
         wire::RevokeRequest { what: Some(what) }
     }

@@ -174,8 +174,17 @@ impl Wire for NewAgent {
     }
 
     fn unpack(message: wire::NewAgent) -> Result<Self> {
-        let wire::NewAgent { agent_id, name, session_id, capabilities, roles, pool, delivery, metadata_json, public_key } =
-            message;
+        let wire::NewAgent {
+            agent_id,
+            name,
+            session_id,
+            capabilities,
+            roles,
+            pool,
+            delivery,
+            metadata_json,
+            public_key,
+        } = message;
         Ok(Self {
             agent_id: AgentId::new(agent_id)?,
             name,

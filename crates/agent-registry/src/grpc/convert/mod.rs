@@ -20,7 +20,9 @@ pub(super) trait Wire: Sized {
 
 /// What a message must have, though the protocol lets it be absent.
 pub(super) fn present<T>(field: Option<T>, name: &str) -> Result<T> {
-    field.ok_or_else(|| Error::invalid(format!("the message between two services lacks {name}: run one version of every service")))
+    field.ok_or_else(|| {
+        Error::invalid(format!("the message between two services lacks {name}: run one version of every service"))
+    })
 }
 
 fn unknown(what: &str) -> Error {
