@@ -183,7 +183,9 @@ async fn a_caller_without_the_clusters_secret_is_refused_before_the_service_sees
 async fn without_a_secret_only_loopback_is_served() {
     let listener = Listener::bind(([0, 0, 0, 0], 0).into(), "test").unwrap();
     let server = server(Stub::default());
-    let refused = serve(listener, server, ServeOptions::default(), &Shutdown::default()).await.unwrap_err();
+    let shutdown = Shutdown::default();
+    let served = serve(listener, server, ServeOptions::default(), &shutdown);
+    let refused = tokio::time::timeout(Duration::from_secs(5), served).await.expect("it is served").unwrap_err();
     assert!(refused.message.contains("cluster.secret"), "{refused}");
 }
 
