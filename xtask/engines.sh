@@ -91,8 +91,6 @@ else
     say "redis-server, unpacked from Debian's package"
     unpack_debian redis-server
     rm -f "$engines/bin/redis-server"
-    # The file `redis-server` of the package is an absolute link to this one, which acts by the name it is called.
-    ln -sf redis-check-rdb "$engines/debian/usr/bin/redis-server"
     wrap redis-server "$engines/debian/usr/bin/redis-server"
 fi
 
@@ -119,9 +117,13 @@ as_user=""
 if [ "$(id -u)" = 0 ]; then
     chown nobody "$template"
     as_user="setpriv --reuid nobody --regid nogroup --clear-groups"
+    # A checkout in a folder of root's alone (`mktemp -d`): nobody gets through by root's own right.
+    $as_user test -r "$0" || as_user="$as_user --inh-caps +dac_override --ambient-caps +dac_override"
 fi
-(cd / && $as_user "$engines/bin/initdb" --no-sync --auth trust --username guildhall --encoding UTF8 --locale C \
-    --pgdata "$template" >/dev/null) || give_up "initdb failed: as root, this checkout must be readable by nobody"
+# A program of this machine by its own path: it looks for its companions there.
+(cd / && $as_user "$(readlink -f "$engines/bin/initdb")" --no-sync --auth trust --username guildhall --encoding UTF8 --locale C \
+    --pgdata "$template" >/dev/null) ||
+    give_up "initdb failed; if nobody may not enter $root, install postgresql (apt-get install postgresql)"
 
 say "Node and the official MCP clients"
 mkdir -p "$engines/node"

@@ -1,0 +1,72 @@
+//! The one address in front of several gateways: every request goes to the next gateway, whoever sent it, so that
+//! nothing can rely on meeting the same one again. Bodies stream both ways.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{JoinHandle, JoinSet},
+};
+
+type Body = BoxBody<Bytes, hyper::Error>;
+
+pub(crate) struct Front {
+    pub(crate) address: SocketAddr,
+    serving: JoinHandle<()>,
+}
+
+impl Front {
+    pub(crate) async fn before(gateways: Vec<SocketAddr>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let turn = Arc::new(AtomicUsize::new(0));
+        let serving = tokio::spawn(async move {
+            // Dropped with this task, and the connections with it.
+            let mut connections = JoinSet::new();
+            while let Ok((connection, _)) = listener.accept().await {
+                let (gateways, turn) = (gateways.clone(), turn.clone());
+                let service = service_fn(move |request| {
+                    let first = turn.fetch_add(1, Ordering::Relaxed);
+                    forward(request, gateways.clone(), first)
+                });
+                connections.spawn(async move {
+                    let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                    // A client that goes away in the middle is its own affair.
+                    let _ = server.serve_connection(TokioIo::new(connection), service).await;
+                });
+            }
+        });
+        Self { address, serving }
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// To the first gateway from `first` on that takes a connection, as a balancer with health checks would.
+async fn forward(request: Request<Incoming>, gateways: Vec<SocketAddr>, first: usize) -> hyper::Result<Response<Body>> {
+    for step in 0..gateways.len() {
+        let Ok(connection) = TcpStream::connect(gateways[(first + step) % gateways.len()]).await else { continue };
+        let (mut sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(connection)).await?;
+        // It ends with the last of request and answer.
+        tokio::spawn(driver);
+        return Ok(sender.send_request(request).await?.map(BodyExt::boxed));
+    }
+    let mut nobody =
+        Response::new(Full::new(Bytes::from("no gateway takes a connection")).map_err(|e| match e {}).boxed());
+    *nobody.status_mut() = StatusCode::BAD_GATEWAY;
+    Ok(nobody)
+}

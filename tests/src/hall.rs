@@ -1,0 +1,300 @@
+//! A running hall, in either shape.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use guildhall_testkit::engines::{Disk, Nats, Postgres, Process, Redis, eventually, free_port};
+use serde_json::Value;
+
+use crate::{
+    Caller, Setup, Shape,
+    engine::{Engine, Engines, Sqlite},
+    front::Front,
+    program::{self, Outcome},
+};
+
+/// How long anything may take to be ready. A debug build on two busy cores is far from what users get.
+const START: Duration = Duration::from_secs(30);
+
+/// One running process of the hall.
+pub struct Service {
+    pub process: Process,
+    /// Where its `/ready` is.
+    health: SocketAddr,
+}
+
+impl Service {
+    pub async fn ready(&self) {
+        let caller = Caller::to(format!("http://{}", self.health));
+        self.process
+            .ready(async || {
+                let answer = caller.request(reqwest::Method::GET, "/ready").send().await.ok()?;
+                answer.status().is_success().then_some(())
+            })
+            .await;
+    }
+
+    pub async fn restart(&self) {
+        self.process.kill();
+        self.process.start();
+        self.ready().await;
+    }
+}
+
+pub struct Hall {
+    shape: Shape,
+    // Dropped before the engines: services do not outlive what they stand on.
+    front: Option<Front>,
+    gateways: Vec<Service>,
+    registries: Vec<Service>,
+    engines: Engines,
+    environment: Vec<(String, String)>,
+    database_url: String,
+    admin: Option<String>,
+}
+
+impl Hall {
+    /// Starts one and waits until it is ready; `None` when the run goes without the engines it needs.
+    pub async fn start(shape: Shape, setup: Setup) -> Option<Self> {
+        let mut hall = match shape {
+            Shape::Embedded => Self::embedded(&setup).await,
+            Shape::Distributed => Self::distributed(&setup).await?,
+        };
+        if setup.start_without_database {
+            hall.database().take_away().await;
+        }
+        for service in hall.services() {
+            service.process.start();
+        }
+        if !setup.start_without_database {
+            for service in hall.services() {
+                service.ready().await;
+            }
+        }
+        if setup.required {
+            hall.admin = Some(hall.issue_token(&["--agent", "admin", "--role", "admin"]).await);
+            let admin = hall.admin();
+            eventually("the administrator's token is good", START, async || {
+                (admin.get("/api/v1/agents").await.status == 200).then_some(())
+            })
+            .await;
+        }
+        Some(hall)
+    }
+
+    async fn embedded(setup: &Setup) -> Self {
+        let (http, ws) = (local(free_port()), local(free_port()));
+        let process = Process::new("guildhall-up", program::guildhall());
+        let data = process.folder().join("data");
+        std::fs::create_dir(&data).unwrap();
+        let file = data.join("guildhall.db");
+        let database_url = format!("sqlite:{}", file.display());
+        let mut environment = variables([
+            ("GUILDHALL_DATA_DIR", data.display().to_string()),
+            ("GUILDHALL_GATEWAY__LISTEN", http.to_string()),
+            ("GUILDHALL_GATEWAY__WS_LISTEN", ws.to_string()),
+        ]);
+        environment.extend(setup.settings.iter().cloned());
+        let process = process.arguments(["up"]).environment(environment.clone());
+        Self {
+            shape: Shape::Embedded,
+            front: None,
+            gateways: vec![Service { process, health: http }],
+            registries: Vec::new(),
+            engines: Engines::Embedded { sqlite: Sqlite::at(file) },
+            environment,
+            database_url,
+            admin: None,
+        }
+    }
+
+    async fn distributed(setup: &Setup) -> Option<Self> {
+        let (nats, redis) = (Nats::start().await?, Redis::start().await?);
+        let (postgres, database_url) = if setup.database_may_die {
+            let own = Postgres::start(Disk::Lazy).await?;
+            let url = own.new_database().await;
+            (Some(own), url)
+        } else {
+            (None, Postgres::database().await?)
+        };
+        let ports: Vec<SocketAddr> = (0..2).map(|_| local(free_port())).collect();
+        let endpoints: Vec<String> = ports.iter().map(|port| format!("http://{port}")).collect();
+        let mut environment = variables([
+            ("GUILDHALL_DATABASE__URL", database_url.clone()),
+            ("GUILDHALL_DATABASE__MIGRATE_AT_START", "false".into()),
+            ("GUILDHALL_DATABASE__MAX_CONNECTIONS", "8".into()),
+            ("GUILDHALL_BUS__URL", nats.url()),
+            ("GUILDHALL_HOT__URL", redis.url()),
+            ("GUILDHALL_AGENT_REGISTRY__ENDPOINTS", endpoints.join(",")),
+            ("GUILDHALL_CLUSTER__SECRET", "c0ffee".repeat(8)),
+            ("GUILDHALL_SECRETS__KEYS", "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into()),
+        ]);
+        environment.extend(setup.settings.iter().cloned());
+
+        // From two at once, as two pods would.
+        let migrate = || Outcome::of(migration(&environment));
+        let (one, other) = tokio::join!(migrate(), migrate());
+        one.ok();
+        other.ok();
+
+        let service = |name: &str, health_key: &str, own: Vec<(String, String)>| {
+            let health = local(free_port());
+            let process = Process::new(name, program::guildhall());
+            let own_environment = variables([
+                ("GUILDHALL_DATA_DIR", process.folder().display().to_string()),
+                (health_key, health.to_string()),
+            ]);
+            let process = process.arguments(["run", name]).environment(environment.clone());
+            Service { process: process.environment(own_environment).environment(own), health }
+        };
+        let registries = ports.iter().map(|port| {
+            let listen = variables([("GUILDHALL_AGENT_REGISTRY__LISTEN", port.to_string())]);
+            service("agent-registry", "GUILDHALL_ADMIN__LISTEN", listen)
+        });
+        let registries = registries.collect();
+        let gateway = || {
+            let own = variables([
+                ("GUILDHALL_ADMIN__LISTEN", local(free_port()).to_string()),
+                ("GUILDHALL_GATEWAY__WS_LISTEN", local(free_port()).to_string()),
+            ]);
+            service("gateway", "GUILDHALL_GATEWAY__LISTEN", own)
+        };
+        let gateways = vec![gateway(), gateway()];
+        let front = Front::before(gateways.iter().map(|gateway| gateway.health).collect()).await;
+        Some(Self {
+            shape: Shape::Distributed,
+            front: Some(front),
+            gateways,
+            registries,
+            engines: Engines::Distributed { nats, redis, postgres },
+            environment,
+            database_url,
+            admin: None,
+        })
+    }
+
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The one address that clients know.
+    pub fn address(&self) -> SocketAddr {
+        self.front.as_ref().map_or(self.gateways[0].health, |front| front.address)
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address())
+    }
+
+    /// A caller who says nothing of itself.
+    pub fn caller(&self) -> Caller {
+        Caller::to(self.url())
+    }
+
+    /// In an open hall: a caller that names itself.
+    pub fn agent(&self, agent_id: &str) -> Caller {
+        self.caller().agent(agent_id)
+    }
+
+    /// In a hall that asks for tokens: its administrator.
+    pub fn admin(&self) -> Caller {
+        self.caller().token(self.admin.as_deref().expect("Setup::required() makes an administrator"))
+    }
+
+    /// One gateway or two; all of them by themselves, for what round-robin would hide.
+    pub fn gateways(&self) -> &[Service] {
+        &self.gateways
+    }
+
+    pub fn gateway_addresses(&self) -> Vec<SocketAddr> {
+        self.gateways.iter().map(|gateway| gateway.health).collect()
+    }
+
+    /// A caller of one gateway alone.
+    pub fn caller_of(&self, gateway: usize) -> Caller {
+        Caller::to(format!("http://{}", self.gateways[gateway].health))
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.registries.iter().chain(&self.gateways)
+    }
+
+    /// The database, which the scenario must have asked for (`Setup::database_may_die`).
+    pub fn database(&self) -> Engine<'_> {
+        match &self.engines {
+            Engines::Embedded { sqlite } => Engine::Sqlite(sqlite),
+            Engines::Distributed { postgres, .. } => {
+                Engine::Postgres(postgres.as_ref().expect("Setup::database_may_die() gives a server of its own"))
+            }
+        }
+    }
+
+    /// Every engine that can be away by itself in this shape.
+    pub fn engines(&self) -> Vec<Engine<'_>> {
+        match &self.engines {
+            Engines::Embedded { .. } => vec![self.database()],
+            Engines::Distributed { nats, redis, .. } => {
+                vec![self.database(), Engine::Redis(redis), Engine::Nats(nats)]
+            }
+        }
+    }
+
+    /// The hot store forgets everything: Redis is flushed, or the one process that has it in memory dies and is
+    /// started again.
+    pub async fn lose_hot_store(&self) {
+        match &self.engines {
+            Engines::Embedded { .. } => self.gateways[0].restart().await,
+            Engines::Distributed { redis, .. } => redis.flush().await,
+        }
+    }
+
+    /// A folder for files of the scenario, gone with the hall.
+    pub fn folder(&self) -> PathBuf {
+        self.gateways[0].process.folder().to_owned()
+    }
+
+    /// For a look behind the hall's back.
+    pub fn database_url(&self) -> &str {
+        &self.database_url
+    }
+
+    /// `guildhall <arguments>` with this hall's configuration.
+    pub fn command(&self, arguments: &[&str]) -> tokio::process::Command {
+        let mut environment = self.environment.clone();
+        if let Some(admin) = &self.admin {
+            environment.push(("GUILDHALL_TOKEN".into(), admin.clone()));
+        }
+        environment.push(("GUILDHALL_URL".into(), self.url()));
+        let mut command = program::command(program::guildhall(), &environment);
+        command.args(arguments);
+        command
+    }
+
+    pub async fn run(&self, arguments: &[&str]) -> Outcome {
+        Outcome::of(self.command(arguments)).await
+    }
+
+    /// `guildhall token issue …`, as an operator does beside the running hall.
+    pub async fn issue_token(&self, arguments: &[&str]) -> String {
+        let issued = self.run(&[&["token", "issue", "--json"], arguments].concat()).await.ok();
+        issued.json()["token"].as_str().unwrap().to_owned()
+    }
+
+    /// What `/health` says, from any gateway.
+    pub async fn health(&self) -> Value {
+        self.caller().get("/health").await.ok()
+    }
+}
+
+fn migration(environment: &[(String, String)]) -> tokio::process::Command {
+    let mut command = program::command(program::guildhall(), environment);
+    command.arg("migrate");
+    command
+}
+
+fn variables<const N: usize>(variables: [(&str, String); N]) -> Vec<(String, String)> {
+    variables.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+fn local(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
+}

@@ -1,0 +1,100 @@
+//! Starting and ending: what a person reads first, and an end that leaves nobody without an answer.
+
+use std::time::{Duration, Instant};
+
+use guildhall_tests::{Hall, Setup, Shape, mcp::Session, program, raw::Socket, scenarios};
+
+scenarios! {
+    the_first_screen_says_where_the_hall_is_and_what_to_paste(Setup::open());
+    asked_to_end_it_finishes_what_is_in_flight_and_exits_with_zero(Setup::open());
+    an_open_stream_does_not_hold_up_the_end(Setup::open());
+    while_it_waits_for_its_database_it_can_be_asked_to_end(Setup::open().start_without_database());
+    what_cannot_start_says_why(Setup::open());
+}
+
+/// Less than the 30 s after which an orchestrator kills.
+const END: Duration = Duration::from_secs(25);
+
+async fn the_first_screen_says_where_the_hall_is_and_what_to_paste(hall: &Hall) {
+    for (gateway, address) in hall.gateways().iter().zip(hall.gateway_addresses()) {
+        let screen = gateway.process.log();
+        assert!(screen.contains(&format!("http://{address}")), "{screen}");
+        if hall.shape() == Shape::Embedded {
+            for line in
+                [format!("http://{address}/mcp"), format!("http://{address}/api/v1"), "guildhall connect".into()]
+            {
+                assert!(screen.contains(&line), "{line}: {screen}");
+            }
+        }
+    }
+}
+
+async fn asked_to_end_it_finishes_what_is_in_flight_and_exits_with_zero(hall: &Hall) {
+    for (gateway, address) in hall.gateways().iter().zip(hall.gateway_addresses()) {
+        let body = format!(r#"{{"agent_id": "late-{}", "name": "late"}}"#, address.port());
+        let (beginning, rest) = body.split_at(10);
+        let head = format!(
+            "POST /api/v1/agents/register HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{beginning}",
+            body.len(),
+        );
+        let mut in_flight = Socket::open(address).await;
+        in_flight.send(head).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        gateway.process.signal(program::Signal::TERM);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        in_flight.send(rest).await;
+        let answer = in_flight.read(Duration::from_secs(10)).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert_eq!(gateway.process.ended(END).await, Ok(0));
+    }
+    for service in hall.services().filter(|service| service.process.is_running()) {
+        assert_eq!(service.process.terminate(END).await, Ok(0));
+    }
+}
+
+async fn an_open_stream_does_not_hold_up_the_end(hall: &Hall) {
+    for (number, gateway) in hall.gateways().iter().enumerate() {
+        let session = Session::open(&hall.caller_of(number).agent("listener")).await;
+        let mut listening = session.listen().await;
+        let asked = Instant::now();
+        assert_eq!(gateway.process.terminate(END).await, Ok(0));
+        assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+        assert_eq!(listening.next(Duration::from_secs(1)).await, None);
+    }
+}
+
+async fn while_it_waits_for_its_database_it_can_be_asked_to_end(hall: &Hall) {
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for service in hall.services() {
+        assert_eq!(service.process.terminate(END).await, Ok(0));
+    }
+}
+
+async fn what_cannot_start_says_why(hall: &Hall) {
+    // Its addresses are taken: by the hall itself.
+    let arguments: &[&str] = match hall.shape() {
+        Shape::Embedded => &["up"],
+        Shape::Distributed => &["run", "gateway"],
+    };
+    let taken = hall.gateway_addresses()[0].to_string();
+    let mut twice = hall.command(arguments);
+    twice.env("GUILDHALL_GATEWAY__LISTEN", &taken).env("GUILDHALL_DATA_DIR", hall.folder().join("second"));
+    let refused = program::Outcome::of(twice).await.failed();
+    assert!(refused.stderr.contains(&taken) && refused.stderr.contains("gateway.listen"), "{}", refused.stderr);
+
+    // An open hall for everyone's eyes.
+    let mut exposed = hall.command(arguments);
+    exposed.env("GUILDHALL_GATEWAY__LISTEN", "0.0.0.0:0").env("GUILDHALL_AUTH__MODE", "open");
+    let refused = program::Outcome::of(exposed).await.failed();
+    assert!(refused.stderr.contains("auth.mode"), "names the key and the way out: {}", refused.stderr);
+
+    let refused = hall.run(&["run", "summarizer"]).await.failed();
+    assert!(
+        refused.stderr.contains("summarizer"),
+        "a service that is not built is refused by name: {}",
+        refused.stderr
+    );
+    let refused = hall.run(&["run", "kitchen"]).await.failed();
+    assert!(refused.stderr.contains("agent-registry"), "says which services there are: {}", refused.stderr);
+}
