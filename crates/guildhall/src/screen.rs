@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, IsTerminal, Write};
 
-use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -22,15 +22,51 @@ pub(crate) fn say_json(value: &impl Serialize) -> Result<(), Failure> {
     say(serde_json::to_string_pretty(value).expect("what is shown as JSON has text for keys"))
 }
 
+/// A line below the head and nothing else, so that a row is a row.
+const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
+
 /// On a terminal as wide as it is; elsewhere a row is one line, for grep and its like.
 pub(crate) fn table<const COLUMNS: usize>(head: [&str; COLUMNS], rows: Vec<[String; COLUMNS]>) -> String {
-    let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(head.to_vec()).add_rows(rows.into_iter().map(Vec::from));
-    let arrangement = if is_terminal() { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
-    table.set_content_arrangement(arrangement);
-    table.trim_fmt()
+    let arrangement =
+        if std::io::stdout().is_terminal() { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
+    lay_out(head, rows, arrangement).trim_fmt()
 }
 
-pub(crate) fn is_terminal() -> bool {
-    std::io::stdout().is_terminal()
+fn lay_out<const COLUMNS: usize>(
+    head: [&str; COLUMNS],
+    rows: Vec<[String; COLUMNS]>,
+    arrangement: ContentArrangement,
+) -> Table {
+    let mut table = Table::new();
+    table.load_style(STYLE).set_header(head.to_vec()).add_rows(rows.into_iter().map(Vec::from));
+    table.set_content_arrangement(arrangement);
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agents() -> Vec<[String; 3]> {
+        let row = |cells: [&str; 3]| cells.map(str::to_owned);
+        vec![row(["worker-1", "active", "code, review, translation, planning"]), row(["b", "idle", ""])]
+    }
+
+    #[test]
+    fn for_scripts_a_row_is_one_line_without_colours() {
+        let table = lay_out(["agent", "status", "capabilities"], agents(), ContentArrangement::Disabled).trim_fmt();
+        insta::assert_snapshot!(table, @r#"
+         agent      status   capabilities
+        ─────────────────────────────────────────────────────────
+         worker-1   active   code, review, translation, planning
+         b          idle
+        "#);
+    }
+
+    #[test]
+    fn on_a_narrow_terminal_a_table_stays_within_it() {
+        let mut table = lay_out(["agent", "status", "capabilities"], agents(), ContentArrangement::Dynamic);
+        let shown = table.set_width(36).trim_fmt();
+        assert!(shown.lines().all(|line| line.chars().count() <= 36), "{shown}");
+    }
 }

@@ -13,6 +13,8 @@ pub(crate) struct Ready {
     pub(crate) auth: AuthMode,
     /// Where it keeps what it knows, without a password.
     pub(crate) database: String,
+    /// What `up` was told of its configuration, for commands that must find the same hall: ` --data ./hall`.
+    pub(crate) config_flags: String,
 }
 
 const DEFAULT_PORT: u16 = 8016;
@@ -27,8 +29,11 @@ pub(crate) fn screen(ready: &Ready) -> String {
         AuthMode::Required => (
             "required: every call carries a token",
             " --token \"$TOKEN\"",
-            " \\\n    -H \"Authorization: Bearer $TOKEN\"",
-            "  Get a token\n    TOKEN=$(guildhall token issue --agent my-agent --role admin)\n\n".to_owned(),
+            " \\\n      -H \"Authorization: Bearer $TOKEN\"",
+            format!(
+                "  Get a token\n    TOKEN=$(guildhall token issue --agent my-agent --role admin{})\n\n",
+                ready.config_flags
+            ),
         ),
     };
     format!(
@@ -77,6 +82,7 @@ mod tests {
             endpoints: Endpoints { http: http.parse().unwrap(), websocket: "127.0.0.1:8015".parse().unwrap() },
             auth,
             database: "sqlite:/data/guildhall.db".into(),
+            config_flags: " --data /data".into(),
         }
     }
 
@@ -120,7 +126,7 @@ mod tests {
             auth       required: every call carries a token
 
           Get a token
-            TOKEN=$(guildhall token issue --agent my-agent --role admin)
+            TOKEN=$(guildhall token issue --agent my-agent --role admin --data /data)
 
           Connect a client
             guildhall connect claude-code --url http://127.0.0.1:9000 --token "$TOKEN"
@@ -128,7 +134,7 @@ mod tests {
 
           Register an agent
             curl -s http://127.0.0.1:9000/api/v1/agents/register \
-            -H "Authorization: Bearer $TOKEN" \
+              -H "Authorization: Bearer $TOKEN" \
               -H 'Content-Type: application/json' -d '{"agent_id":"worker-1","name":"Worker 1"}'
 
           See who is here

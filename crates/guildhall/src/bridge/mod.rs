@@ -10,6 +10,8 @@
 mod line;
 mod message;
 mod session;
+#[cfg(test)]
+mod tests;
 mod upstream;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};

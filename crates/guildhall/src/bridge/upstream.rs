@@ -13,7 +13,7 @@ use sse_stream::{Sse, SseByteStream};
 use url::Url;
 
 use super::{
-    message::{Message, error_line},
+    message::{Kind, Message, error_line},
     session::Now,
 };
 use crate::{failure::Failure, hall};
@@ -107,7 +107,7 @@ impl Upstream {
             request = request.header(PROTOCOL_VERSION, &modern.version);
             request = with(request, "Mcp-Method", message.method.as_deref());
             request = with(request, "Mcp-Name", modern.name.as_deref());
-        } else {
+        } else if message.kind != Kind::Initialize {
             in_session = session.id.is_some();
             request = in_a_session(request, session);
         }

@@ -179,6 +179,12 @@ async fn export(mut filter: Filter, hall: &Hall) -> Result<(), Failure> {
     }
 }
 
+/// A caller of an open hall that did not say who it is has no name.
+fn who(record: &AuditRecord) -> String {
+    let kind = record.actor_kind.as_str();
+    if record.actor.is_empty() { kind.to_owned() } else { format!("{kind}:{}", record.actor) }
+}
+
 fn rows(records: &[AuditRecord]) -> String {
     if records.is_empty() {
         return "nothing was found".to_owned();
@@ -186,7 +192,7 @@ fn rows(records: &[AuditRecord]) -> String {
     let row = |record: &AuditRecord| {
         [
             record.at.to_string(),
-            format!("{}:{}", record.actor_kind.as_str(), record.actor),
+            who(record),
             record.act.clone(),
             record.target.clone(),
             record.outcome.as_str().to_owned(),

@@ -76,6 +76,13 @@ struct ConfigArgs {
 }
 
 impl ConfigArgs {
+    /// As they would be typed again.
+    fn flags(&self) -> String {
+        let flag = |name: &str, path: &PathBuf| format!(" --{name} {}", path.display());
+        let config = self.config.as_ref().map(|file| flag("config", file)).unwrap_or_default();
+        config + &self.data.as_ref().map(|folder| flag("data", folder)).unwrap_or_default()
+    }
+
     fn load(self, shape: Shape) -> Result<Config, Faults> {
         self.load_with(shape, Flags::default())
     }

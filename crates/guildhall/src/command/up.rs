@@ -26,11 +26,12 @@ pub(super) struct Up {
 impl Up {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let flags = Flags { listen: self.listen, ws_listen: self.ws_listen, ..Flags::default() };
+        let config_flags = self.config.flags();
         let config = self.config.load_with(Shape::Up, flags)?;
         let (auth, database) = (config.auth.mode, config.database.url.to_string());
         let show = move |endpoints| {
             // The hall runs on when nobody reads its first screen.
-            let _ = screen::say(welcome::screen(&welcome::Ready { endpoints, auth, database }));
+            let _ = screen::say(welcome::screen(&welcome::Ready { endpoints, auth, database, config_flags }));
         };
         Ok(wiring::up(&config, show).await?)
     }
