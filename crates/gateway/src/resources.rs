@@ -1,11 +1,12 @@
 //! Resources of the hall: `agents://{agentId}/status`.
 
-use guildhall_domain::{AgentId, AgentQuery, Call, Error, Result};
-use rmcp::model::{Resource, ResourceContents, ResourceTemplate};
+use guildhall_domain::{AgentId, AgentQuery, Call, Error, Result, agent::PAGE_MAX};
+use rmcp::model::{ArgumentInfo, CompletionInfo, Resource, ResourceContents, ResourceTemplate};
 use serde_json::json;
 
 use crate::hall::{AgentChanged, Hall};
 
+const STATUS_TEMPLATE: &str = "agents://{agentId}/status";
 const JSON_TYPE: &str = "application/json";
 /// Agents on one page of `resources/list`.
 const PAGE: usize = 100;
@@ -40,7 +41,7 @@ fn status_uri(agent: &AgentId) -> String {
 
 pub(crate) fn templates() -> Vec<ResourceTemplate> {
     vec![
-        ResourceTemplate::new("agents://{agentId}/status", "agent-status")
+        ResourceTemplate::new(STATUS_TEMPLATE, "agent-status")
             .with_title("Status of an agent")
             .with_description(
                 "Whether the agent is active, busy, idle or offline. Changes are notified to subscribers.",
@@ -79,6 +80,36 @@ pub(crate) async fn read(hall: &Hall, call: &Call, uri: &str) -> Result<Resource
         "paused": agent.paused,
     });
     Ok(ResourceContents::text(status.to_string(), uri).with_mime_type(JSON_TYPE))
+}
+
+/// Values for a template's variable, as far as one has been typed.
+pub(crate) async fn complete(
+    hall: &Hall,
+    call: &Call,
+    template: &str,
+    argument: &ArgumentInfo,
+) -> Result<CompletionInfo> {
+    if template != STATUS_TEMPLATE || argument.name != "agentId" {
+        return Err(Error::invalid("nothing is known of this template's variable; see resources/templates/list"));
+    }
+    // The list is in the order of ids, so all that begin with the prefix stand together, somewhere after it less its
+    // last letter.
+    let typed = argument.value.as_str();
+    let mut after = typed.len().checked_sub(1).and_then(|end| AgentId::new(typed.get(..end)?).ok());
+    let mut values: Vec<String> = Vec::new();
+    loop {
+        let page = hall.registry.list(call, AgentQuery { limit: PAGE_MAX, after, ..AgentQuery::default() }).await?;
+        let mut ids = page.agents.iter().map(|agent| agent.agent_id.as_str());
+        values.extend(ids.clone().filter(|id| id.starts_with(typed)).map(str::to_owned));
+        let passed = ids.next_back().is_none_or(|last| last > typed && !last.starts_with(typed));
+        if passed || values.len() > CompletionInfo::MAX_VALUES || page.next.is_none() {
+            break;
+        }
+        after = page.next;
+    }
+    let more = values.len() > CompletionInfo::MAX_VALUES;
+    values.truncate(CompletionInfo::MAX_VALUES);
+    CompletionInfo::with_pagination(values, None, more).map_err(Error::internal)
 }
 
 #[cfg(test)]

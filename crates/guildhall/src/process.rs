@@ -44,11 +44,7 @@ impl Process {
         })?;
         let process = Self { telemetry: Some(telemetry), ..Self::quiet()? };
         process.shutdown.listen_for_signals()?;
-        process.tasks.spawn(
-            "metrics",
-            TaskPolicy::Critical,
-            process.metrics.clone().keep(process.shutdown.clone()),
-        );
+        process.tasks.spawn("metrics", TaskPolicy::Critical, process.metrics.clone().keep(process.shutdown.clone()));
         Ok(process)
     }
 
@@ -68,19 +64,23 @@ impl Process {
     }
 
     /// Brings the database to this version's schema as soon as it answers, or waits until someone has; then keeps its
-    /// health true.
-    pub(crate) fn keep_database(&self, config: &Config, store: &Store) {
+    /// health true. The token is cancelled once the schema is there.
+    pub(crate) fn keep_database(&self, config: &Config, store: &Store) -> CancellationToken {
         let migrates = config.database.migrate_at_start;
+        let there = CancellationToken::new();
         let first = {
-            let store = store.clone();
+            let (store, there) = (store.clone(), there.clone());
             move || {
-                let store = store.clone();
+                let (store, there) = (store.clone(), there.clone());
                 async move {
                     if migrates {
-                        return store.migrate().await.map(drop);
+                        store.migrate().await?;
                     }
                     match store.schema().await? {
-                        SchemaState::Current { .. } => Ok(()),
+                        SchemaState::Current { .. } => {
+                            there.cancel();
+                            Ok(())
+                        }
                         SchemaState::Behind { version, newest } => Err(Error::unavailable(format!(
                             "its schema is {version} and this program's is {newest}; run `guildhall migrate`"
                         ))),
@@ -92,6 +92,7 @@ impl Process {
             }
         };
         self.watch_with(config, store, first);
+        there
     }
 
     /// Keeps the health of a database true that others migrate.

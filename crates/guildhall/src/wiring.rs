@@ -15,27 +15,28 @@ use guildhall_guard::{Policy, policy::RoleRule};
 use guildhall_rpc::{RemoteOptions, ServeOptions, Transport};
 use guildhall_runtime::{Listener, Policy as TaskPolicy, admin};
 use guildhall_store::Store;
+use tokio_util::sync::CancellationToken;
 
 use crate::process::{Engines, Process, Stages, key_ring};
 
 /// Where a running hall can be reached.
 #[derive(Debug, Clone, Copy)]
-pub struct Endpoints {
-    pub http: SocketAddr,
-    pub websocket: SocketAddr,
+pub(crate) struct Endpoints {
+    pub(crate) http: SocketAddr,
+    pub(crate) websocket: SocketAddr,
 }
 
 /// Every service in one process. `ready` is called once all of it works.
-pub async fn up(config: &Config, ready: impl FnOnce(Endpoints) + Send + 'static) -> Result<()> {
+pub(crate) async fn up(config: &Config, ready: impl FnOnce(Endpoints) + Send + 'static) -> Result<()> {
     let process = Process::begin(config, "guildhall")?;
     let doors = Doors::bind(config)?;
     let endpoints = doors.endpoints();
     let engines = Engines::connect(config, &process)?;
     let store = engines.store(config, "up")?;
     let stages = Stages::default();
-    process.keep_database(config, &store);
+    let schema = process.keep_database(config, &store);
     engines.watch(config, &process);
-    let core = start_registry(config, &process, &engines, &store, &stages)?;
+    let core = start_registry(config, &process, &engines, &store, schema, &stages)?;
     // The same way as over a socket, with the same deadlines and limits, less the socket.
     let registry = grpc::client(Transport::in_process(grpc::server(core)));
     doors.open(start_gateway(config, &process, &engines, registry, &stages)?, &process, &stages);
@@ -44,7 +45,11 @@ pub async fn up(config: &Config, ready: impl FnOnce(Endpoints) + Send + 'static)
 }
 
 /// One service alone, with an admin port beside it. `ready` is given the address of its own port.
-pub async fn run(config: &Config, service: Service, ready: impl FnOnce(SocketAddr) + Send + 'static) -> Result<()> {
+pub(crate) async fn run(
+    config: &Config,
+    service: Service,
+    ready: impl FnOnce(SocketAddr) + Send + 'static,
+) -> Result<()> {
     let process = Process::begin(config, &format!("guildhall-{}", service.as_str()))?;
     let engines = Engines::connect(config, &process)?;
     engines.watch(config, &process);
@@ -68,8 +73,8 @@ fn run_registry(
     let listener = Listener::bind(config.agent_registry.listen, "agent_registry.listen")?;
     let address = listener.address();
     let store = engines.store(config, Service::AgentRegistry.as_str())?;
-    process.keep_database(config, &store);
-    let core = start_registry(config, process, engines, &store, stages)?;
+    let schema = process.keep_database(config, &store);
+    let core = start_registry(config, process, engines, &store, schema, stages)?;
     let options = ServeOptions { cluster_secret: config.cluster.secret.clone() };
     let shutdown = process.shutdown.clone();
     let serve = async move { guildhall_rpc::serve(listener, grpc::server(core), options, &shutdown).await };
@@ -99,28 +104,29 @@ fn run_gateway(
 }
 
 /// The registry for a command that works on the database itself, without listeners.
-pub struct LocalRegistry {
-    pub registry: Arc<dyn AgentRegistry>,
+pub(crate) struct LocalRegistry {
+    pub(crate) registry: Arc<dyn AgentRegistry>,
     process: Process,
     stages: Stages,
     store: Store,
 }
 
 impl LocalRegistry {
-    pub async fn open(config: &Config) -> Result<Self> {
+    pub(crate) async fn open(config: &Config) -> Result<Self> {
         let process = Process::quiet()?;
         let engines = Engines::connect(config, &process)?;
         let store = engines.store(config, "command")?;
         if config.database.migrate_at_start {
             store.migrate().await?;
         }
-        let stages = Stages::default();
-        let registry = start_registry(config, &process, &engines, &store, &stages)?;
+        let (schema, stages) = (CancellationToken::new(), Stages::default());
+        schema.cancel();
+        let registry = start_registry(config, &process, &engines, &store, schema, &stages)?;
         Ok(Self { registry, process, stages, store })
     }
 
     /// Lets what was begun in the background finish.
-    pub async fn close(self) -> Result<()> {
+    pub(crate) async fn close(self) -> Result<()> {
         self.process.shutdown.begin("the command is done");
         self.process.end(self.stages, Some(self.store)).await
     }
@@ -131,6 +137,7 @@ fn start_registry(
     process: &Process,
     engines: &Engines,
     store: &Store,
+    schema: CancellationToken,
     stages: &Stages,
 ) -> Result<Arc<dyn AgentRegistry>> {
     let (registry, tasks) = Registry::start(agent_registry::Options {
@@ -149,7 +156,14 @@ fn start_registry(
         token_ttl: config.auth.token_ttl,
     });
     for task in tasks {
-        stages.registry.spawn(process, task.name, task.run);
+        let schema = schema.clone();
+        stages.registry.spawn(process, task.name, move |stop| async move {
+            // Before that every try would fail, and say so.
+            tokio::select! {
+                () = schema.cancelled() => (task.run)(stop).await,
+                () = stop.cancelled() => {}
+            }
+        });
     }
     Ok(registry)
 }

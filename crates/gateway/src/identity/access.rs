@@ -16,6 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
 const CATCH_UP_AFTER: Duration = Duration::from_millis(100);
+const SAY_AFTER: Duration = Duration::from_secs(2);
+/// At the start, when there is nothing yet to judge with.
+const REFRESH_FIRST: Duration = Duration::from_millis(20);
 /// The contract's bound on how late a revocation may take hold.
 const GOOD_FOR: Duration = Duration::from_secs(5);
 
@@ -68,19 +71,27 @@ impl Access {
     }
 
     pub(crate) async fn keep_fresh(self: Arc<Self>, stop: CancellationToken) {
+        let (mut failing, mut said) = (None, false);
         loop {
             match self.refresh().await {
                 Ok(()) => {
                     self.health.up();
+                    failing = None;
+                    said = false;
                 }
                 Err(error) => {
-                    if self.health.down(error.message.clone()) {
+                    self.health.down(error.message.clone());
+                    let since = *failing.get_or_insert_with(Instant::now);
+                    // A moment's failure is a start or a restart; health tells of it, the log need not.
+                    if since.elapsed() >= SAY_AFTER && !said {
                         tracing::warn!(%error, "cannot read the access view; tokens are refused once it is 5 s old");
+                        said = true;
                     }
                 }
             }
+            let next = if self.newest.load().is_none() { REFRESH_FIRST } else { REFRESH_EVERY };
             tokio::select! {
-                () = tokio::time::sleep(REFRESH_EVERY) => {}
+                () = tokio::time::sleep(next) => {}
                 () = stop.cancelled() => return,
             }
         }

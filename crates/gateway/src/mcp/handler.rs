@@ -7,16 +7,17 @@ use guildhall_domain::{Call, Error, TraceContext};
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Extensions, Implementation,
-        InitializeRequestParams, InitializeResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult,
-        PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult,
-        ServerCapabilities, ServerConfig, SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
+        CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
+        ContentBlock, Extensions, Implementation, InitializeRequestParams, InitializeResult, ListPromptsResult,
+        ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
+        ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Reference, ServerCapabilities,
+        ServerConfig, SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
     },
     service::{RequestContext, SubscriptionContext},
 };
 use serde_json::Value;
 
-use super::{sessions::session_id, watch::Watched};
+use super::{log::Log, sessions::session_id, watch::Watched};
 use crate::{
     error::{rpc_error, tool_failure},
     hall::Hall,
@@ -32,11 +33,12 @@ const LIST_TTL_MS: u64 = 60_000;
 pub(crate) struct McpHandler {
     hall: Arc<Hall>,
     watched: Watched,
+    log: Log,
 }
 
 impl McpHandler {
     pub(crate) fn new(hall: Arc<Hall>) -> Self {
-        Self { watched: Watched::new(hall.clone()), hall }
+        Self { watched: Watched::new(hall.clone()), log: Log::default(), hall }
     }
 }
 
@@ -64,10 +66,17 @@ fn parts(extensions: &Extensions) -> Result<&Parts, ErrorData> {
     })
 }
 
+#[expect(deprecated, reason = "clients before 2026-07-28 may ask for logs")]
 impl ServerHandler for McpHandler {
     fn get_info(&self) -> ServerConfig {
-        let capabilities =
-            ServerCapabilities::builder().enable_tools().enable_resources().enable_resources_subscribe().build();
+        let capabilities = ServerCapabilities::builder()
+            .enable_tools()
+            .enable_resources()
+            .enable_resources_subscribe()
+            .enable_prompts()
+            .enable_completions()
+            .enable_logging()
+            .build();
         InitializeResult::new(capabilities)
             .with_server_info(Implementation::new("guildhall", env!("CARGO_PKG_VERSION")).with_title("Guildhall"))
             .with_instructions(
@@ -133,8 +142,50 @@ impl ServerHandler for McpHandler {
                 result.structured_content = Some(value);
                 result.into()
             }
-            Err(error) => tool_failure(&error).into(),
+            Err(error) => {
+                self.log.tool_failed(&context, &params.name, &error).await;
+                tool_failure(&error).into()
+            }
         })
+    }
+
+    async fn set_level(
+        &self,
+        params: rmcp::model::SetLevelRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        request(&context)?;
+        self.log.set_level(params.level);
+        Ok(())
+    }
+
+    async fn list_prompts(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListPromptsResult, ErrorData> {
+        request(&context)?;
+        // The hall's prompts come with the services that they are about.
+        let mut list = ListPromptsResult::with_all_items(Vec::new());
+        list.ttl_ms = Some(LIST_TTL_MS);
+        list.cache_scope = Some(CacheScope::Private);
+        Ok(list)
+    }
+
+    async fn complete(
+        &self,
+        params: CompleteRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CompleteResult, ErrorData> {
+        let Request { call, .. } = request(&context)?;
+        let completion = match &params.r#ref {
+            Reference::Resource(template) => {
+                resources::complete(&self.hall, &call, &template.uri, &params.argument).await
+            }
+            Reference::Prompt(prompt) => Err(Error::invalid(format!("there is no prompt {:?}", prompt.name))),
+            _ => Err(Error::invalid("only arguments of resource templates and prompts are completed")),
+        };
+        completion.map(CompleteResult::new).map_err(|error| rpc_error(&error))
     }
 
     async fn list_resources(

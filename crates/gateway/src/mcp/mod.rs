@@ -5,6 +5,7 @@
 //! What is refused on the way is an HTTP status and a JSON-RPC error.
 
 mod handler;
+mod log;
 mod sessions;
 mod watch;
 

@@ -47,8 +47,9 @@ pub(super) fn tools() -> Vec<Tool> {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ListAgents {
-    /// Only agents of this status: active, busy, idle or offline.
+    /// Only agents of this status.
     #[serde(default)]
+    #[schemars(extend("enum" = ["active", "busy", "idle", "offline"]))]
     status: Option<String>,
     /// Only agents with this capability.
     #[serde(default)]
@@ -132,8 +133,9 @@ struct RegisterAgent {
     /// The pool whose mail you share.
     #[serde(default)]
     pool: Option<String>,
-    /// How you want your mail: poll, websocket, webhook or letta.
+    /// How you want your mail.
     #[serde(default)]
+    #[schemars(extend("enum" = ["poll", "websocket", "webhook", "letta"]))]
     delivery: Option<String>,
     /// Anything else worth knowing about you, as a JSON object of at most 16 KiB.
     #[serde(default)]

@@ -2,6 +2,7 @@
 //! and gives, who may call it and what runs, and is then reachable over MCP and at `/tools/{name}` alike.
 
 mod agents;
+mod schema;
 
 pub(crate) use self::agents::{Peer, peers};
 
@@ -10,7 +11,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures::future::BoxFuture;
 use guildhall_domain::{AuditEntry, Call, Error, Principal, Result, audit::Outcome};
 use guildhall_guard::policy::{Policy, ToolFacts};
-use rmcp::model::{JsonObject, ToolAnnotations};
+use rmcp::model::ToolAnnotations;
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -50,9 +51,9 @@ impl Tool {
             .destructive(false)
             .idempotent(true)
             .open_world(false);
-        let shown = rmcp::model::Tool::new(name, about.description, schema_of::<A>())
+        let shown = rmcp::model::Tool::new(name, about.description, schema::of_input::<A>())
             .with_title(about.title)
-            .with_raw_output_schema(schema_of::<R>())
+            .with_raw_output_schema(schema::of_output::<R>())
             .with_annotations(annotations);
         let run = Arc::new(run);
         Self {
@@ -78,18 +79,6 @@ impl Tool {
 pub(crate) struct About {
     pub(crate) title: &'static str,
     pub(crate) description: &'static str,
-}
-
-fn schema_of<T: JsonSchema>() -> Arc<JsonObject> {
-    let schema = schemars::generate::SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>();
-    match schema.to_value() {
-        Value::Object(mut object) => {
-            // The Rust name of the type says nothing to a caller.
-            object.remove("title");
-            Arc::new(object)
-        }
-        _ => Arc::new(JsonObject::default()),
-    }
 }
 
 /// Every tool of the hall, in the order of names: lists are always in this order.
