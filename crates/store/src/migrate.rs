@@ -123,8 +123,7 @@ impl Sql<Postgres> {
     async fn run_migrations(&self) -> Result<(), MigrateError> {
         let turn = format!("{}s", TURN.as_secs());
         let mut connection = self.options.clone().options([("lock_timeout", turn)]).connect().await?;
-        let outcome = POSTGRES.run_direct(None, &mut connection, false).await;
-        connection.close().await?;
-        outcome
+        POSTGRES.run_direct(None, &mut connection, false).await?;
+        Ok(connection.close().await?)
     }
 }

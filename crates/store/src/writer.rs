@@ -114,9 +114,9 @@ async fn write_all<DB: Database>(
     begin: &'static str,
     mut waiting: mpsc::Receiver<Box<dyn Queued<DB::Connection>>>,
 ) {
-    let mut waited = Vec::with_capacity(BATCH_MAX);
-    while waiting.recv_many(&mut waited, BATCH_MAX).await > 0 {
-        let batch = waited.drain(..).collect();
+    let mut batch = Vec::with_capacity(BATCH_MAX);
+    while waiting.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        let batch = std::mem::take(&mut batch);
         // A write that panics takes its batch with it, not the writer: its callers see that nobody answers.
         let _ = AssertUnwindSafe(write_batch(engine, &pool, begin, batch)).catch_unwind().await;
     }

@@ -71,3 +71,25 @@ pub(crate) async fn execute(url: &DatabaseUrl, sql: &'static str) {
         }
     }
 }
+
+/// Each test over the URL of an empty database, once on each engine.
+#[macro_export]
+macro_rules! on_both {
+    ($($test:ident)*) => {
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                let folder = tempfile::tempdir().unwrap();
+                super::$test(&$crate::engines::sqlite_in(folder.path())).await;
+            })*
+        }
+
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                let Some(url) = $crate::engines::postgres_url().await else { return };
+                super::$test(&url).await;
+            })*
+        }
+    };
+}

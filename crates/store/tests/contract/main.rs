@@ -1,9 +1,12 @@
 //! The store's contract on SQLite and on a real Postgres, bare and behind faults; then what is this crate's own:
-//! migrations, the shared commit, and what an engine that is away looks like.
+//! migrations, the shared commit, what an engine that is away looks like, and what tampering leaves behind.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails shows the error it met")]
 
 mod commits;
 mod engines;
 mod migrations;
+mod tampering;
 
 use guildhall_testkit::store_contract;
 

@@ -6,29 +6,12 @@ use guildhall_domain::{
 };
 use guildhall_store::{DatabaseUrl, Migrated, SchemaState, Store};
 
-use crate::engines::{execute, open, postgres_url, sqlite_in};
+use crate::{
+    engines::{execute, open},
+    on_both,
+};
 
 const NEWEST: i64 = 1;
-
-macro_rules! on_both {
-    ($($test:ident)*) => {
-        mod on_sqlite {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                let folder = tempfile::tempdir().unwrap();
-                super::$test(&super::sqlite_in(folder.path())).await;
-            })*
-        }
-
-        mod on_postgres {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                let Some(url) = super::postgres_url().await else { return };
-                super::$test(&url).await;
-            })*
-        }
-    };
-}
 
 on_both! {
     processes_that_migrate_at_once_all_succeed

@@ -152,7 +152,7 @@ pub async fn a_signing_key_stays_good_for_the_overlap_and_then_goes(stage: &Stag
     let during = view(&replica, before, "both keys", |view| view.keys.len() == 2).await;
     assert_eq!(during.keys, [retired.clone(), new.public.clone()]);
     let after = view(&replica, rotated + OVERLAP, "the new key alone", |view| view.keys.len() == 1).await;
-    assert_eq!(after.keys, [new.public.clone()]);
+    assert_eq!(after.keys, std::slice::from_ref(&new.public));
     let sealed = insist(async || replica.agents.signing_keys(rotated).await).await.unwrap();
     assert_eq!(sealed, [SealedSigningKey { public: retired, ..old }, new], "the private halves come back as they went");
 }
