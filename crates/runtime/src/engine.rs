@@ -158,6 +158,7 @@ mod tests {
         let component = health.component("database", "postgres");
         let attempt = || async {
             tokio::time::sleep(Duration::from_millis(250)).await;
+            assert!(health.not_ready()[0].ends_with("it does not answer"), "{health:?}");
             Ok(())
         };
         wait_reminding(Duration::from_millis(100), &component, "postgres", Arc::new(OsEntropy), attempt).await;

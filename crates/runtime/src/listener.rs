@@ -292,7 +292,8 @@ mod tests {
             idle.push(TcpStream::connect(address).await.unwrap());
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let late = tokio::spawn(async move { everything_after(address, GET).await });
+        let request = b"GET /who HTTP/1.1\r\nhost: hall\r\nconnection: close\r\n\r\n";
+        let late = tokio::spawn(async move { everything_after(address, request).await });
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(!late.is_finished(), "served above the bound");
         idle.clear();
