@@ -187,7 +187,7 @@ fn a_service_alone_is_refused_engines_that_lie_inside_one_process() {
     hot.url: memory: lies inside one process, and `guildhall run agent-registry` is one of several; set it to an engine that all of them reach, like "redis://host:6379/0", or use `guildhall up`
     "#);
     insta::assert_snapshot!(case.faults(Shape::Run(Service::Gateway)).join("\n"), @r#"
-    bus.url: embedded:/home/someone/.local/share/guildhall/bus lies inside one process, and `guildhall run gateway` is one of several; set it to an engine that all of them reach, like "nats://host:4222", or use `guildhall up`
+    bus.url: embedded:/home/someone/.local/share/guildhall lies inside one process, and `guildhall run gateway` is one of several; set it to an engine that all of them reach, like "nats://host:4222", or use `guildhall up`
     hot.url: memory: lies inside one process, and `guildhall run gateway` is one of several; set it to an engine that all of them reach, like "redis://host:6379/0", or use `guildhall up`
     "#);
 }
@@ -330,7 +330,7 @@ fn what_is_printed_loads_again_and_means_the_same() {
 
     [telemetry]
     log_format = "text"
-    log_filter = "info"
+    log_filter = "info,rmcp=error"
     otlp_endpoint = "http://127.0.0.1:4317"
 
     [retention]

@@ -176,6 +176,7 @@ fn check(request: &TokenRequest) -> Result<()> {
 pub struct Verified {
     pub principal: Principal,
     pub token_id: String,
+    /// When it ends by itself: by its own word, or with the key that signed it.
     pub expires_at: Timestamp,
     pub epoch: u32,
 }
@@ -260,6 +261,7 @@ pub fn verify(token: &str, view: &AccessView, now: Timestamp) -> Result<Verified
             return Err(Refusal::Paused(reason.clone()));
         }
     }
+    let expires_at = key.retires_at.map_or(expires_at, |retires_at| retires_at.min(expires_at));
     let principal = Principal {
         tenant: claims.tenant,
         kind: claims.kind,

@@ -66,6 +66,10 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJ
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    // An array would be taken for the fields in their order.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Error::invalid("the request's body does not fit: it must be a JSON object"));
+    }
     serde_json::from_slice(bytes).map_err(|fault| {
         Error::invalid(match fault.classify() {
             serde_json::error::Category::Data => format!("the request's body does not fit: {fault}"),
