@@ -27,7 +27,7 @@ pub(crate) struct Engines {
     hot_url: String,
     bus_url: String,
     /// The embedded engines are one for all replicas.
-    embedded: Option<(Store, Arc<dyn Hot>, Arc<dyn Bus>)>,
+    embedded: Option<Reached>,
     pub(crate) clock: Arc<FixedClock>,
     pub(crate) redis: Option<Redis>,
     pub(crate) nats: Option<Nats>,
@@ -40,14 +40,23 @@ impl Engines {
         let (hot_url, bus_url) = ("memory:".to_owned(), "embedded:".to_owned());
         let database = DatabaseUrl::parse("sqlite:", folder.path()).unwrap();
         let mut engines = Self { database, hot_url, bus_url, embedded: None, clock, redis: None, nats: None, folder };
-        engines.embedded = Some((engines.store("one-process"), engines.hot(), engines.bus()));
+        engines.embedded = Some(engines.reach("one-process"));
         engines
     }
 
     pub(crate) async fn distributed() -> Option<Self> {
+        Self::over(&Postgres::database().await?).await
+    }
+
+    /// With a database server that the test may stop.
+    pub(crate) async fn on(postgres: &Postgres) -> Option<Self> {
+        Self::over(&postgres.new_database().await).await
+    }
+
+    async fn over(database: &str) -> Option<Self> {
         let (redis, nats) = (Redis::start().await?, Nats::start().await?);
         let (folder, clock) = (tempfile::tempdir().unwrap(), Arc::new(FixedClock::default()));
-        let database = DatabaseUrl::parse(&Postgres::database().await?, folder.path()).unwrap();
+        let database = DatabaseUrl::parse(database, folder.path()).unwrap();
         let (hot_url, bus_url) = (redis.url(), nats.url());
         Some(Self { database, hot_url, bus_url, embedded: None, clock, redis: Some(redis), nats: Some(nats), folder })
     }
@@ -75,11 +84,11 @@ impl Engines {
 
     /// The engines as one replica reaches them.
     pub(crate) fn reach(&self, writer: &str) -> Reached {
-        let (store, hot, bus) = match &self.embedded {
-            Some((store, hot, bus)) => (store.clone(), hot.clone(), bus.clone()),
-            None => (self.store(writer), self.hot(), self.bus()),
-        };
-        Reached { agents: store.agents(), audit: store.audit(), store, hot, bus }
+        if let Some(reached) = &self.embedded {
+            return reached.clone();
+        }
+        let store = self.store(writer);
+        Reached { agents: store.agents(), audit: store.audit(), store, hot: self.hot(), bus: self.bus() }
     }
 }
 
