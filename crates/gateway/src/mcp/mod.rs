@@ -9,13 +9,13 @@ mod log;
 mod sessions;
 mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Json, Router,
     body::Body,
     extract::{Request, State},
-    http::{Method, header, request::Parts},
+    http::{Method, StatusCode, header, request::Parts},
     response::{IntoResponse as _, Response},
     routing::any,
 };
@@ -23,14 +23,14 @@ use bytes::Bytes;
 use guildhall_domain::{Error, ErrorCode};
 use http_body_util::{BodyExt as _, Full};
 use rmcp::{
-    model::RequestId,
+    model::{ErrorCode as rpc, ErrorData, RequestId},
     transport::streamable_http_server::{
         StreamableHttpServerConfig, StreamableHttpService,
         session::{SessionManager as _, local::LocalSessionManager},
     },
 };
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{error::Category, json, value::RawValue};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
@@ -103,11 +103,31 @@ pub(crate) fn router(door: Arc<McpDoor>) -> Router {
 #[serde(default)]
 struct Envelope<'a> {
     #[serde(borrow)]
+    jsonrpc: Option<Cow<'a, str>>,
+    #[serde(borrow)]
     id: Option<&'a RawValue>,
-    method: Option<std::borrow::Cow<'a, str>>,
+    method: Option<Cow<'a, str>>,
 }
 
-impl Envelope<'_> {
+impl<'a> Envelope<'a> {
+    fn read(bytes: &'a [u8]) -> Result<Self, ErrorData> {
+        let refused = |code, what: &str| ErrorData::new(code, what.to_owned(), None);
+        if bytes.trim_ascii_start().first() == Some(&b'[') {
+            return Err(refused(rpc::INVALID_REQUEST, "batches are not taken: send one message a request"));
+        }
+        let envelope: Self = serde_json::from_slice(bytes).map_err(|fault| match fault.classify() {
+            Category::Data => refused(rpc::INVALID_REQUEST, "the message is not one of JSON-RPC 2.0"),
+            _ => refused(rpc::PARSE_ERROR, &format!("the message is not JSON: {fault}")),
+        })?;
+        match envelope.jsonrpc.as_deref() {
+            Some("2.0") => Ok(envelope),
+            _ => Err(refused(
+                rpc::INVALID_REQUEST,
+                "the message is not one of JSON-RPC 2.0: it lacks \"jsonrpc\": \"2.0\"",
+            )),
+        }
+    }
+
     fn id(&self) -> Option<RequestId> {
         self.id.and_then(|id| serde_json::from_str(id.get()).ok())
     }
@@ -120,6 +140,12 @@ impl Envelope<'_> {
     fn counts(&self) -> bool {
         matches!(self.method(), "tools/call" | "resources/read" | "prompts/get" | "completion/complete")
     }
+}
+
+const JSON_TYPE: &[u8] = b"application/json";
+
+fn malformed(error: ErrorData, id: Option<RequestId>) -> Response {
+    (StatusCode::BAD_REQUEST, Json(json!({"jsonrpc": "2.0", "id": id, "error": error}))).into_response()
 }
 
 async fn enter(State(door): State<Arc<McpDoor>>, request: Request) -> Response {
@@ -141,8 +167,10 @@ impl McpDoor {
             Ok(bytes) => bytes,
             Err(error) => return rpc_refusal(&error, None),
         };
-        // What is no JSON object (broken, or a batch) has no envelope; the protocol layer says what is wrong with it.
-        let envelope: Envelope<'_> = serde_json::from_slice(&bytes).unwrap_or_default();
+        let envelope = match Envelope::read(&bytes) {
+            Ok(envelope) => envelope,
+            Err(error) => return malformed(error, None),
+        };
         if envelope.counts()
             && let Err(error) = self.hall.limits.pass(&caller.principal).await
         {
@@ -155,7 +183,14 @@ impl McpDoor {
         }
         let lasting = envelope.method() == "subscriptions/listen";
         let answering = (!lasting).then(|| self.answering.token());
+        let is_json =
+            parts.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(JSON_TYPE));
         let response = self.serve(parts, bytes.clone()).await;
+        // What the protocol layer cannot read it answers in plain text, as if the content type were wrong.
+        if is_json && response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            let what = format!("the parameters do not fit {:?}", envelope.method());
+            return malformed(ErrorData::invalid_params(what, None), envelope.id());
+        }
         // Held by the body until its last frame has been taken.
         let response = response.map(|body| {
             Body::new(body.map_frame(move |frame| {

@@ -61,6 +61,9 @@ struct Issue {
     /// For scripts: the token, its id and its end as JSON
     #[arg(long)]
     json: bool,
+    /// The tenant it belongs to
+    #[arg(long, value_name = "TENANT", default_value = "default")]
+    tenant: TenantId,
     #[command(flatten)]
     config: ConfigArgs,
 }
@@ -74,6 +77,9 @@ struct Revoke {
     /// Ends every token this agent holds
     #[arg(long, value_name = "ID")]
     agent: Option<AgentId>,
+    /// The tenant it belongs to
+    #[arg(long, value_name = "TENANT", default_value = "default")]
+    tenant: TenantId,
     #[command(flatten)]
     config: ConfigArgs,
 }
@@ -95,6 +101,9 @@ struct RegistrationKeys {
     /// For scripts: JSON
     #[arg(long)]
     json: bool,
+    /// The tenant it belongs to
+    #[arg(long, value_name = "TENANT", default_value = "default")]
+    tenant: TenantId,
     #[command(flatten)]
     config: ConfigArgs,
 }
@@ -129,7 +138,7 @@ impl Token {
         };
         let config = config_args.clone().load(Shape::Keys)?;
         let local = LocalRegistry::open(&config).await?;
-        let operator = Principal::new(TenantId::default(), PrincipalKind::Person, "operator", [roles::ADMIN]);
+        let operator = Principal::new(tenant, PrincipalKind::Person, "operator", [roles::ADMIN]);
         let desk = Desk { registry: local.registry.clone(), call: Call::new(operator) };
         let done = match self.verb {
             Verb::Issue(issue) => issue.run(&desk).await,
@@ -149,7 +158,7 @@ impl Issue {
             (None, person) => (PrincipalKind::Person, person.unwrap_or_default(), roles::OBSERVER),
         };
         let roles = or_default(self.roles, default_role).into_iter().collect::<BTreeSet<_>>();
-        let request = TokenRequest { tenant: TenantId::default(), kind, id, roles, toolsets: None, ttl: self.ttl };
+        let request = TokenRequest { tenant: self.tenant, kind, id, roles, toolsets: None, ttl: self.ttl };
         let issued = desk.registry.issue_token(&desk.call, request).await?;
         let token = issued.token.expose_secret();
         if self.json {
