@@ -130,11 +130,12 @@ struct Desk {
 
 impl Token {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let config_args = match &self.verb {
-            Verb::Issue(issue) => &issue.config,
-            Verb::Revoke(revoke) => &revoke.config,
-            Verb::RegistrationKey(keys) => &keys.config,
-            Verb::RotateKey(rotate) => &rotate.config,
+        let (config_args, tenant) = match &self.verb {
+            Verb::Issue(issue) => (&issue.config, issue.tenant.clone()),
+            Verb::Revoke(revoke) => (&revoke.config, revoke.tenant.clone()),
+            Verb::RegistrationKey(keys) => (&keys.config, keys.tenant.clone()),
+            // The hall signs for every tenant with the same key.
+            Verb::RotateKey(rotate) => (&rotate.config, TenantId::default()),
         };
         let config = config_args.clone().load(Shape::Keys)?;
         let local = LocalRegistry::open(&config).await?;
