@@ -1,6 +1,6 @@
 //! What the process tells: log lines on standard error, spans to a collector, and the trace that travels with calls.
 
-use std::{fmt, time::Duration};
+use std::{fmt, io::IsTerminal as _, time::Duration};
 
 use guildhall_domain::{Error, Result, TraceContext};
 use opentelemetry::{
@@ -63,7 +63,9 @@ pub fn init(options: &TelemetryOptions) -> Result<Telemetry> {
     let spans =
         options.otlp_endpoint.as_deref().map(|endpoint| span_provider(&options.service, endpoint)).transpose()?;
     let traced = spans.as_ref().map(|p| tracing_opentelemetry::layer().with_tracer(p.tracer("guildhall")));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // Colours are for people, not for files.
+    let colours = std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
     let lines = match options.log_format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => {
