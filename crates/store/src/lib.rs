@@ -1,12 +1,14 @@
 //! SQL for SQLite and Postgres, and the migrations of both.
 //!
-//! How a write flows: a port's method (`agents.rs`, `access.rs`, `audit.rs`) hands a closure over one connection to
-//! the [`writer`], which runs it in a transaction together with whatever else waits, and answers once that is
-//! committed. The act and its audit record are rows of that one transaction. How a read flows: the method asks the
-//! pool of readers, which never waits for a writer.
+//! How a write flows: a method of a port (`agent_store.rs`, `audit_store.rs`) hands a closure over one connection to
+//! the writer (`writer.rs`), which runs it in a transaction together with whatever else waits, and answers once that
+//! is committed. The act and its audit record are rows of that one transaction. How a read flows: the method takes a
+//! connection of the readers, who never wait for a writer.
 //!
-//! Each statement is one text for both engines, `$1` placeholders and all; a macro stamps the methods for the concrete
-//! types of each ([`engine`] says what differs). `sqlx::Any` would spare the macro and cannot read booleans.
+//! Each statement is one text for both engines, `$1` placeholders and all. What a connection can do is a trait for
+//! each group of tables (`agents.rs`, `access.rs`, `audit.rs`), stamped by a macro for the two concrete connections;
+//! `many.rs` holds what differs, `engine.rs` how each is reached. The ports are written once, over any connection
+//! that has the tables. (`sqlx::Any` would spare the macros, and cannot read a boolean.)
 //!
 //! To add a table: a migration for each engine under `migrations/`, never a change to one that was released; on
 //! Postgres with the tenant in its primary key and partitioned by hash from the start, for that cannot be added later.

@@ -120,6 +120,8 @@ async fn write_all<DB: Database>(
         // A write that panics takes its batch with it, not the writer: its callers see that nobody answers.
         let _ = AssertUnwindSafe(write_batch(engine, &pool, begin, batch)).catch_unwind().await;
     }
+    // SQLite folds its log into the file when the last connection closes.
+    pool.close().await;
 }
 
 async fn write_batch<DB: Database>(

@@ -1,8 +1,10 @@
 //! The store's contract on SQLite and on a real Postgres, bare and behind faults; then what is this crate's own:
-//! migrations, the shared commit, what an engine that is away looks like, and what tampering leaves behind.
+//! migrations, the shared commit, what an engine that is away looks like, and what tampering leaves behind, in the
+//! counts and for whoever verifies the chain.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails shows the error it met")]
 
+mod chain;
 mod commits;
 mod engines;
 mod migrations;
