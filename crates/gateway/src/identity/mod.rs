@@ -90,12 +90,11 @@ impl Identity {
         let trace = trace_of(headers);
         let Some(token) = bearer(headers)? else {
             return match self.mode {
-                AuthMode::Open => Ok(self.heard(Caller {
-                    principal: Arc::new(self_named(uri, headers)?),
-                    trace,
-                    registration_key: None,
-                    expires_at: None,
-                })),
+                AuthMode::Open => {
+                    let principal = Arc::new(self_named(uri, headers)?);
+                    self.check_not_paused(&principal)?;
+                    Ok(self.heard(Caller { principal, trace, registration_key: None, expires_at: None }))
+                }
                 AuthMode::Required => Err(Error::unauthenticated(
                     "this hall asks for a token: send Authorization: Bearer <token>; an agent gets its token when it \
                      registers, an operator from `guildhall token issue`",
@@ -152,6 +151,15 @@ impl Identity {
             Judged { version: view.version, principal: Arc::new(verified.principal), expires_at: verified.expires_at };
         self.judged.insert(token.into(), judged.clone());
         Ok(judged)
+    }
+
+    /// With a token this is part of judging it.
+    fn check_not_paused(&self, principal: &Principal) -> Result<()> {
+        let (Some(agent), Ok(view)) = (principal.agent(), self.access.view()) else { return Ok(()) };
+        match view.paused.get(&(principal.tenant.clone(), agent)) {
+            Some(reason) => Err(token::Refusal::Paused(reason.clone()).into()),
+            None => Ok(()),
+        }
     }
 
     fn heard(&self, caller: Caller) -> Caller {
