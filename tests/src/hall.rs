@@ -72,11 +72,13 @@ impl Hall {
         }
         if setup.required {
             hall.admin = Some(hall.issue_token(&["--agent", "admin", "--role", "admin"]).await);
-            let admin = hall.admin();
-            eventually("the administrator's token is good", START, async || {
-                (admin.get("/api/v1/agents").await.status == 200).then_some(())
-            })
-            .await;
+            for gateway in 0..hall.gateways.len() {
+                let admin = hall.caller_of(gateway).token(hall.admin.as_deref().unwrap());
+                eventually("the administrator's token is good", START, async || {
+                    (admin.get("/api/v1/agents").await.status == 200).then_some(())
+                })
+                .await;
+            }
         }
         Some(hall)
     }

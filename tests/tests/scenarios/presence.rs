@@ -87,6 +87,6 @@ async fn a_lost_hot_store_announces_nobody_offline(hall: &Hall) {
         hall.agent("one").get("/api/v1/agents").await.ok();
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    becomes(hall, "two", "idle").await;
+    becomes(hall, "two", "offline").await;
     assert_eq!(status(hall, "one").await, "active");
 }

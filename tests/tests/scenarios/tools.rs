@@ -7,7 +7,7 @@ scenarios! {
     a_tool_is_called_by_a_plain_post(Setup::open());
     register_agent_changes_the_callers_own_entry_alone(Setup::open());
     a_caller_sees_what_its_role_allows(Setup::required()
-        .set("roles.mute.allow", "agent.list").set("roles.blind.allow", "agent.get"));
+        .set("roles.mute.allow", "agents.list,tool:list_agents,tools.call").set("roles.blind.allow", "agents.get"));
     toolsets_narrow_the_list(Setup::open());
 }
 
