@@ -1,5 +1,7 @@
 //! Sealed secrets open where they were put, with the keys they were sealed with, and nowhere else.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails shows the error it met")]
+
 use guildhall_domain::ErrorCode;
 use guildhall_guard::{ExposeSecret, KeyRing, Secret};
 use guildhall_testkit::entropy::SeededEntropy;

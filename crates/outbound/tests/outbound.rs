@@ -1,5 +1,7 @@
 //! The client against real servers on loopback, which is private: only what a test allows may be called.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails shows the error it met")]
+
 use std::{
     collections::VecDeque,
     future::pending,
