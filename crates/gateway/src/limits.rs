@@ -112,3 +112,62 @@ impl Limits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use guildhall_domain::PrincipalKind;
+    use guildhall_testkit::clock::FixedClock;
+
+    use super::*;
+
+    const RATE: Rate = Rate { per_second: 10.0, burst: 20 };
+
+    fn worker() -> Principal {
+        Principal::new(TenantId::default(), PrincipalKind::Agent, "worker", ["agent"])
+    }
+
+    async fn passed(limits: &Limits, calls: u32) -> u32 {
+        let mut passed = 0;
+        for _ in 0..calls {
+            passed += u32::from(limits.pass(&worker()).await.is_ok());
+        }
+        passed
+    }
+
+    #[tokio::test]
+    async fn two_replicas_together_let_a_burst_pass_and_no_more() {
+        // Its time stands still, so nothing is refilled.
+        let hot = guildhall_hot::connect("memory:", Arc::new(FixedClock::default())).unwrap();
+        let (one, other) = (Limits::new(hot.clone(), RATE), Limits::new(hot, RATE));
+        let together = passed(&one, 7).await + passed(&other, 100).await + passed(&one, 100).await;
+        assert_eq!(together, RATE.burst);
+    }
+
+    #[tokio::test]
+    async fn an_excess_is_told_how_long_to_wait() {
+        let hot = guildhall_hot::connect("memory:", Arc::new(FixedClock::default())).unwrap();
+        let limits = Limits::new(hot, RATE);
+        passed(&limits, RATE.burst).await;
+        let error = limits.pass(&worker()).await.unwrap_err();
+        assert_eq!(error.code, guildhall_domain::ErrorCode::RateLimited);
+        let wait = error.retry_after.unwrap();
+        assert!(wait > Duration::ZERO && wait <= Duration::from_millis(100), "{wait:?} for one token at 10 a second");
+    }
+
+    #[tokio::test]
+    async fn without_the_hot_store_a_replica_keeps_the_rate_by_itself() {
+        // Nobody listens there: a Redis that is away.
+        let hot = guildhall_hot::connect("redis://127.0.0.1:1", Arc::new(FixedClock::default())).unwrap();
+        let limits = Limits::new(hot, Rate { per_second: 0.001, burst: 3 });
+        assert_eq!(passed(&limits, 10).await, 3);
+    }
+
+    #[tokio::test]
+    async fn agents_do_not_use_up_one_anothers_rate() {
+        let hot = guildhall_hot::connect("memory:", Arc::new(FixedClock::default())).unwrap();
+        let limits = Limits::new(hot, RATE);
+        passed(&limits, 100).await;
+        let namesake = Principal::new(TenantId::new("other").unwrap(), PrincipalKind::Agent, "worker", ["agent"]);
+        assert!(limits.pass(&namesake).await.is_ok());
+    }
+}

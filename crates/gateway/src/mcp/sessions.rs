@@ -190,3 +190,63 @@ impl SessionStore for Sessions {
         Ok(self.hot.remove(&state_key(id)).await?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use guildhall_domain::{PrincipalKind, TenantId};
+    use guildhall_testkit::clock::FixedClock;
+
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(60);
+
+    fn agent(id: &str) -> Principal {
+        Principal::new(TenantId::default(), PrincipalKind::Agent, id, ["agent"])
+    }
+
+    fn hot() -> Arc<dyn Hot> {
+        guildhall_hot::connect("memory:", Arc::new(FixedClock::default())).unwrap()
+    }
+
+    #[tokio::test]
+    async fn someone_elses_session_looks_like_one_that_never_was() {
+        let sessions = Sessions::new(hot(), 10, IDLE);
+        sessions.opened("s", &agent("a")).await;
+        assert!(sessions.belongs("s", &agent("a")).await.unwrap());
+        assert!(!sessions.belongs("s", &agent("b")).await.unwrap());
+        assert!(!sessions.belongs("t", &agent("b")).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn another_replica_takes_a_session_over_for_its_owner_alone() {
+        let hot = hot();
+        Sessions::new(hot.clone(), 10, IDLE).opened("s", &agent("a")).await;
+        let other = Sessions::new(hot, 10, IDLE);
+        assert!(!other.belongs("s", &agent("b")).await.unwrap());
+        assert!(other.belongs("s", &agent("a")).await.unwrap());
+        other.closed("s").await;
+        assert!(!other.belongs("s", &agent("a")).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_principal_with_too_many_sessions_loses_its_own_oldest() {
+        let sessions = Sessions::new(hot(), 10_000, IDLE);
+        sessions.opened("of-b", &agent("b")).await;
+        for n in 0..PER_PRINCIPAL {
+            assert_eq!(sessions.make_room(&agent("a")).unwrap(), Vec::<String>::new());
+            sessions.opened(&format!("{n}"), &agent("a")).await;
+        }
+        assert_eq!(sessions.make_room(&agent("a")).unwrap(), ["0"]);
+        assert!(sessions.belongs("of-b", &agent("b")).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_full_gateway_refuses_new_sessions_and_keeps_those_it_has() {
+        let sessions = Sessions::new(hot(), 1, IDLE);
+        sessions.opened("s", &agent("a")).await;
+        let error = sessions.make_room(&agent("b")).unwrap_err();
+        assert_eq!(error.code, guildhall_domain::ErrorCode::Unavailable);
+        assert!(error.retry_after.is_some());
+        assert!(sessions.belongs("s", &agent("a")).await.unwrap());
+    }
+}
