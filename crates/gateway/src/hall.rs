@@ -27,6 +27,7 @@ const CHANGES_BOUND: usize = 1_024;
 pub(crate) struct Hall {
     pub(crate) registry: Arc<dyn AgentRegistry>,
     pub(crate) hot: Arc<dyn Hot>,
+    pub(crate) bus: Arc<dyn Bus>,
     pub(crate) policy: Arc<Policy>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limits: Limits,

@@ -103,6 +103,7 @@ impl Gateway {
             limits: Limits::new(hot.clone(), rate),
             registry,
             hot,
+            bus: bus.clone(),
             policy,
             clock: clock.clone(),
             heartbeats: heartbeats.clone(),
@@ -125,6 +126,7 @@ impl Gateway {
         let tasks: Vec<Task> = vec![
             ("gateway.access", Box::pin(access.keep_fresh(drained.clone()))),
             ("gateway.heartbeats", Box::pin(heartbeats.keep_flushing(drained.clone()))),
+            ("gateway.fellows", Box::pin(mcp.clone().heed_fellows(bus.clone(), stop.clone()))),
             ("gateway.changes", Box::pin(hall::follow_agents(bus, changed, stop.clone()))),
             ("gateway.sessions", Box::pin(mcp.tend(stop.clone()))),
             ("gateway.audit", Box::pin(recording.run(to_registry, drained.clone().cancelled_owned()))),

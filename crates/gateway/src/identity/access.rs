@@ -15,7 +15,8 @@ use guildhall_runtime::Component;
 use tokio_util::sync::CancellationToken;
 
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
-const CATCH_UP_AFTER: Duration = Duration::from_millis(100);
+const CATCH_UP_EVERY: Duration = Duration::from_millis(250);
+const KEY_TRAVELS: Duration = Duration::from_secs(2);
 const SAY_AFTER: Duration = Duration::from_secs(2);
 /// At the start, when there is nothing yet to judge with.
 const REFRESH_FIRST: Duration = Duration::from_millis(20);
@@ -31,12 +32,13 @@ pub(crate) struct Access {
     registry: Arc<dyn AgentRegistry>,
     newest: ArcSwapOption<Fetched>,
     health: Component,
+    catching_up: tokio::sync::Mutex<()>,
 }
 
 impl Access {
     /// `health`: whether the registry answers, which is noticed here first.
     pub(crate) fn new(registry: Arc<dyn AgentRegistry>, health: Component) -> Self {
-        Self { registry, newest: ArcSwapOption::empty(), health }
+        Self { registry, newest: ArcSwapOption::empty(), health, catching_up: tokio::sync::Mutex::default() }
     }
 
     pub(crate) fn view(&self) -> Result<Arc<AccessView>> {
@@ -64,10 +66,24 @@ impl Access {
         Ok(())
     }
 
-    /// Looks for a newer view at once, unless that was just done: unknown keys must not become a storm of questions.
-    pub(crate) async fn catch_up(&self) -> bool {
-        let recent = self.newest.load().as_deref().is_some_and(|fetched| fetched.at.elapsed() < CATCH_UP_AFTER);
-        !recent && self.refresh().await.is_ok()
+    /// Looks for a view that `knows`, for as long as a new key may take to get here: a second to the registry, one to
+    /// this gateway. At most four questions a second, however many ask.
+    pub(crate) async fn catch_up(&self, knows: impl Fn(&AccessView) -> bool) -> Result<Option<Arc<AccessView>>> {
+        let until = Instant::now() + KEY_TRAVELS;
+        loop {
+            let turn = self.catching_up.lock().await;
+            let view = self.view()?;
+            if knows(&view) {
+                return Ok(Some(view));
+            }
+            if Instant::now() >= until {
+                return Ok(None);
+            }
+            tokio::time::sleep(CATCH_UP_EVERY).await;
+            // A registry that is away is what the view's age tells.
+            let _ = self.refresh().await;
+            drop(turn);
+        }
     }
 
     pub(crate) async fn keep_fresh(self: Arc<Self>, stop: CancellationToken) {

@@ -17,7 +17,8 @@ use axum::{
     response::Response,
 };
 use guildhall_domain::{
-    AgentId, Call, Clock, Error, Principal, PrincipalKind, Result, TenantId, Timestamp, TraceContext, principal::roles,
+    AccessView, AgentId, Call, Clock, Error, Principal, PrincipalKind, Result, TenantId, Timestamp, TraceContext,
+    principal::roles,
 };
 use guildhall_guard::{Secret, token};
 use moka::sync::Cache;
@@ -131,15 +132,16 @@ impl Identity {
         {
             return Ok(judged);
         }
-        let (view, verdict) = match token::verify(token, &view, now) {
+        let mut version = view.version;
+        let mut verdict = token::verify(token, &view, now);
+        if verdict == Err(token::Refusal::UnknownKey) {
             // The key may be younger than this replica's view of the keys.
-            Err(token::Refusal::UnknownKey) if self.access.catch_up().await => {
-                let view = self.access.view()?;
-                let verdict = token::verify(token, &view, now);
-                (view, verdict)
+            let knows = |view: &AccessView| token::verify(token, view, now) != Err(token::Refusal::UnknownKey);
+            if let Some(view) = self.access.catch_up(knows).await? {
+                version = view.version;
+                verdict = token::verify(token, &view, now);
             }
-            verdict => (view, verdict),
-        };
+        }
         let verified = match verdict {
             Ok(verified) => verified,
             Err(refusal) => {

@@ -17,7 +17,7 @@ use rmcp::{
 };
 use serde_json::Value;
 
-use super::{log::Log, sessions::session_id, watch::Watched};
+use super::{fellows::subject, log::Log, sessions::session_id, watch::Watched};
 use crate::{
     error::{rpc_error, tool_failure},
     hall::Hall,
@@ -32,13 +32,13 @@ const LIST_TTL_MS: u64 = 60_000;
 /// One per session of an old client, one per request of a new one.
 pub(crate) struct McpHandler {
     hall: Arc<Hall>,
-    watched: Watched,
+    watched: Arc<Watched>,
     log: Log,
 }
 
 impl McpHandler {
-    pub(crate) fn new(hall: Arc<Hall>) -> Self {
-        Self { watched: Watched::new(hall.clone()), log: Log::default(), hall }
+    pub(crate) fn new(hall: Arc<Hall>, watched: Arc<Watched>) -> Self {
+        Self { watched, log: Log::default(), hall }
     }
 }
 
@@ -84,19 +84,14 @@ impl ServerHandler for McpHandler {
             )
     }
 
-    /// A session that another replica made is brought back by repeating its `initialize`, with its id in the
-    /// headers: then what it watched is watched again.
     async fn initialize(
         &self,
         request: InitializeRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<InitializeResult, ErrorData> {
         context.peer.set_peer_info(request.clone());
-        let parts = parts(&context.extensions)?;
-        if let Some(session) = session_id(&parts.headers) {
-            let caller = caller_of(parts).map_err(|error| rpc_error(&error))?;
-            self.watched.restore(&caller, session, &context.peer).await;
-        }
+        let caller = caller_of(parts(&context.extensions)?).map_err(|error| rpc_error(&error))?;
+        self.watched.met(&context.peer, &caller.principal.tenant);
         self.negotiate_initialize(&request)
     }
 
@@ -234,11 +229,13 @@ impl ServerHandler for McpHandler {
         params: SubscribeRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        let Request { caller, parts, .. } = request(&context)?;
+        let Request { call, parts, .. } = request(&context)?;
         let Some(session) = session_id(&parts.headers) else {
             return Err(rpc_error(&Error::invalid("subscribing needs a session: begin with initialize")));
         };
-        self.watched.add(&caller, session, params.uri, &context.peer).await.map_err(|error| rpc_error(&error))
+        self.watched.add(session, params.uri).await.map_err(|error| rpc_error(&error))?;
+        self.hall.tell_gateways(&call, subject::SESSION_WATCHES, session).await;
+        Ok(())
     }
 
     async fn unsubscribe(
@@ -246,9 +243,10 @@ impl ServerHandler for McpHandler {
         params: UnsubscribeRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        let Request { caller, parts, .. } = request(&context)?;
+        let Request { call, parts, .. } = request(&context)?;
         if let Some(session) = session_id(&parts.headers) {
-            self.watched.remove(&caller, session, &params.uri).await;
+            self.watched.remove(session, &params.uri).await;
+            self.hall.tell_gateways(&call, subject::SESSION_WATCHES, session).await;
         }
         Ok(())
     }

@@ -4,12 +4,13 @@
 //! envelope is looked at once, for method and id → rate → session → rmcp, which speaks the protocol → [`handler`].
 //! What is refused on the way is an HTTP status and a JSON-RPC error.
 
+mod fellows;
 mod handler;
 mod log;
 mod sessions;
 mod watch;
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, cell::Cell, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -25,8 +26,7 @@ use http_body_util::{BodyExt as _, Full};
 use rmcp::{
     model::{ErrorCode as rpc, ErrorData, RequestId},
     transport::streamable_http_server::{
-        StreamableHttpServerConfig, StreamableHttpService,
-        session::{SessionManager as _, local::LocalSessionManager},
+        StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
     },
 };
 use serde::Deserialize;
@@ -34,8 +34,10 @@ use serde_json::{error::Category, json, value::RawValue};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    fellows::{Watchers, subject},
     handler::McpHandler,
     sessions::{Sessions, session_id},
+    watch::Watched,
 };
 use crate::{
     error::rpc_refusal,
@@ -44,6 +46,11 @@ use crate::{
     rest::body,
 };
 
+tokio::task_local! {
+    /// What the handler watches that rmcp makes while it serves this request.
+    static MADE: Cell<Option<Arc<Watched>>>;
+}
+
 /// Keeps proxies from closing a quiet stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -51,6 +58,7 @@ pub(crate) struct McpDoor {
     hall: Arc<Hall>,
     sessions: Arc<Sessions>,
     manager: Arc<LocalSessionManager>,
+    watchers: Watchers,
     service: StreamableHttpService<McpHandler, LocalSessionManager>,
     /// Answers on their way, streamed ones too; not the streams that last as long as their client.
     answering: TaskTracker,
@@ -77,9 +85,14 @@ impl McpDoor {
             .with_cancellation_token(over.clone());
         config.session_store = Some(sessions.clone());
         let handlers = hall.clone();
-        let service =
-            StreamableHttpService::new(move || Ok(McpHandler::new(handlers.clone())), manager.clone(), config);
-        Self { hall, sessions, manager, service, answering: TaskTracker::new(), over }
+        let handler = move || {
+            let watched = Arc::new(Watched::new(handlers.clone()));
+            // Only a request that makes or brings back a session has someone waiting for it.
+            let _ = MADE.try_with(|made| made.set(Some(watched.clone())));
+            Ok(McpHandler::new(handlers.clone(), watched))
+        };
+        let service = StreamableHttpService::new(handler, manager.clone(), config);
+        Self { hall, sessions, manager, watchers: Watchers::default(), service, answering: TaskTracker::new(), over }
     }
 
     /// Forgets silent sessions while the gateway runs. When it stops, lets the answers that are on their way finish,
@@ -214,25 +227,43 @@ impl McpDoor {
         if let Some(id) = ends
             && response.status().is_success()
         {
-            self.sessions.closed(&id).await;
+            self.end(&caller, &id).await;
         }
         response
     }
 
+    /// Ends a session here, in the hot store, and on every other replica that has it.
+    async fn end(&self, caller: &Caller, id: &str) {
+        self.sessions.closed(id).await;
+        self.end_here(id).await;
+        self.hall.tell_gateways(&caller.call(), subject::SESSION_CLOSED, id).await;
+    }
+
     async fn serve(&self, parts: Parts, bytes: Bytes) -> Response {
-        let mut response = self.service.handle(Request::from_parts(parts, Full::new(bytes))).await.map(Body::new);
+        let asked = session_id(&parts.headers).map(str::to_owned);
+        let request = Request::from_parts(parts, Full::new(bytes));
+        let (response, made) = MADE
+            .scope(Cell::new(None), async {
+                let response = self.service.handle(request).await.map(Body::new);
+                (response, MADE.with(Cell::take))
+            })
+            .await;
+        if let Some(watched) = made
+            && let Some(session) = asked.as_deref().or(session_id(response.headers()))
+        {
+            self.watchers.note(session, &watched);
+            watched.reload(session).await;
+        }
+        let mut response = response;
         // Proxies must hand events on as they come.
         response.headers_mut().insert("x-accel-buffering", header::HeaderValue::from_static("no"));
-        response.into_response()
+        response
     }
 
     async fn admit(&self, caller: &Caller) -> Result<(), Error> {
         for id in self.sessions.make_room(&caller.principal)? {
             tracing::info!(session = %id, "closed a principal's oldest session: it has too many");
-            self.sessions.closed(&id).await;
-            if let Err(error) = self.manager.close_session(&id.as_str().into()).await {
-                tracing::debug!(%error, "the session had ended already");
-            }
+            self.end(caller, &id).await;
         }
         Ok(())
     }

@@ -64,6 +64,9 @@ impl Sessions {
         let mut own: Vec<(Instant, String)> =
             live.iter().filter(|(_, s)| s.owner == owner).map(|(id, s)| (s.seen, id.clone())).collect();
         let excess = (own.len() + 1).saturating_sub(PER_PRINCIPAL);
+        if live.len() >= self.bound {
+            live.retain(|_, session| session.seen.elapsed() < self.idle);
+        }
         if excess == 0 && live.len() >= self.bound {
             return Err(Error::unavailable(format!(
                 "this gateway has {} sessions open, as many as it may; close one or repeat later",
@@ -129,7 +132,11 @@ impl Sessions {
         Ok(true)
     }
 
+    /// Also how a session ends here whose end another replica could not tell: then it is no longer in the hot store.
     async fn renew(&self, id: &str, owner: Owner) {
+        if matches!(self.hot.get(&owner_key(id)).await, Ok(None)) {
+            return self.forget(id);
+        }
         let mut kept = self.hot.put(&owner_key(id), Bytes::from(owner), self.idle).await;
         if let Ok(Some(state)) = self.hot.get(&state_key(id)).await {
             kept = kept.and(self.hot.put(&state_key(id), state, self.idle).await);
@@ -139,8 +146,12 @@ impl Sessions {
         }
     }
 
-    pub(crate) async fn closed(&self, id: &str) {
+    pub(crate) fn forget(&self, id: &str) {
         self.live.lock().remove(id);
+    }
+
+    pub(crate) async fn closed(&self, id: &str) {
+        self.forget(id);
         let removed = self.hot.remove(&owner_key(id)).await.and(self.hot.remove(&state_key(id)).await);
         if let Err(error) = removed {
             tracing::debug!(%error, "an ended session stays in the hot store until it expires there");

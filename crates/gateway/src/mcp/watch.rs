@@ -1,7 +1,10 @@
-//! Who watches which resource, and the notifications that follow. A session's list is kept in the hot store beside
-//! the session, so that another replica can take it over.
+//! Who watches which resource, and the notifications that follow.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use guildhall_domain::{Error, Result, TenantId, ports::hot::HotKey};
 use parking_lot::Mutex;
@@ -23,22 +26,29 @@ const BOUND: usize = 1_000;
 /// An agent that changes often is notified about at most this often.
 const DAMPING: Duration = Duration::from_millis(100);
 
-type Uris = Arc<Mutex<BTreeSet<String>>>;
-
-/// What one session watches.
+/// What one session watches, on this replica. Another may have the session too: the request that subscribes comes in
+/// there, the stream that tells of it is open here. So the list lies in the hot store, and a change of it is hinted.
 pub(crate) struct Watched {
     hall: Arc<Hall>,
-    uris: Uris,
+    uris: Mutex<BTreeSet<String>>,
+    /// Whom to notify, and of which tenant's changes; known from `initialize` on.
+    client: OnceLock<(Peer<RoleServer>, TenantId)>,
     notifier: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Watched {
     pub(crate) fn new(hall: Arc<Hall>) -> Self {
-        Self { hall, uris: Arc::default(), notifier: Mutex::default() }
+        Self { hall, uris: Mutex::default(), client: OnceLock::new(), notifier: Mutex::default() }
     }
 
-    pub(crate) async fn add(&self, caller: &Caller, session: &str, uri: String, peer: &Peer<RoleServer>) -> Result<()> {
+    pub(crate) fn met(&self, peer: &Peer<RoleServer>, tenant: &TenantId) {
+        // A session is initialized once; a second time changes nothing.
+        let _ = self.client.set((peer.clone(), tenant.clone()));
+    }
+
+    pub(crate) async fn add(self: &Arc<Self>, session: &str, uri: String) -> Result<()> {
         Address::parse(&uri)?;
+        self.reload(session).await;
         {
             let mut uris = self.uris.lock();
             if uris.len() >= BOUND && !uris.contains(&uri) {
@@ -48,44 +58,48 @@ impl Watched {
             }
             uris.insert(uri);
         }
-        self.notify(caller, peer);
-        self.save(caller, session).await;
+        self.notify();
+        self.save(session).await;
         Ok(())
     }
 
-    pub(crate) async fn remove(&self, caller: &Caller, session: &str, uri: &str) {
+    pub(crate) async fn remove(self: &Arc<Self>, session: &str, uri: &str) {
+        self.reload(session).await;
         self.uris.lock().remove(uri);
-        self.save(caller, session).await;
+        self.save(session).await;
     }
 
-    pub(crate) async fn restore(&self, caller: &Caller, session: &str, peer: &Peer<RoleServer>) {
-        let Ok(Some(saved)) = self.hall.hot.get(&key(&caller.principal.tenant, session)).await else { return };
+    /// Takes over what another replica has noted.
+    pub(crate) async fn reload(self: &Arc<Self>, session: &str) {
+        let Ok(Some(saved)) = self.hall.hot.get(&key(session)).await else { return };
         let Ok(uris) = serde_json::from_slice::<BTreeSet<String>>(&saved) else { return };
+        let any = !uris.is_empty();
         *self.uris.lock() = uris;
-        self.notify(caller, peer);
+        if any {
+            self.notify();
+        }
     }
 
     /// Losing the list costs a client of a killed replica its notifications, nothing else: it can subscribe again.
-    async fn save(&self, caller: &Caller, session: &str) {
+    async fn save(&self, session: &str) {
         let uris = serde_json::to_vec(&*self.uris.lock()).unwrap_or_default();
-        let key = key(&caller.principal.tenant, session);
-        if let Err(error) = self.hall.hot.put(&key, uris.into(), self.hall.session_idle).await {
+        if let Err(error) = self.hall.hot.put(&key(session), uris.into(), self.hall.session_idle).await {
             tracing::debug!(%error, "what a session watches was not kept for other replicas");
         }
     }
 
     /// One task a session, from its first subscription on.
-    fn notify(&self, caller: &Caller, peer: &Peer<RoleServer>) {
+    fn notify(self: &Arc<Self>) {
         let mut notifier = self.notifier.lock();
-        if notifier.is_some() {
-            return;
-        }
-        let (uris, peer, hall) = (self.uris.clone(), peer.clone(), self.hall.clone());
-        let tenant = caller.principal.tenant.clone();
+        let Some((peer, tenant)) = self.client.get().filter(|_| notifier.is_none()) else { return };
+        let mut changes = Changes::of(&self.hall, tenant.clone());
+        let (peer, watched) = (peer.clone(), Arc::downgrade(self));
         *notifier = Some(tokio::spawn(async move {
-            let mut changes = Changes::of(&hall, tenant);
             while let Some(changed) = changes.next().await {
-                let due: Vec<String> = uris.lock().iter().filter(|uri| changed.concerns(uri)).cloned().collect();
+                let Some(watched) = watched.upgrade() else { return };
+                let due: Vec<String> =
+                    watched.uris.lock().iter().filter(|uri| changed.concerns(uri)).cloned().collect();
+                drop(watched);
                 for uri in due {
                     let param = ResourceUpdatedNotificationParam::new(uri);
                     if peer.notify_resource_updated(param).await.is_err() {
@@ -180,6 +194,6 @@ impl Changes {
     }
 }
 
-fn key(tenant: &TenantId, session: &str) -> HotKey {
-    HotKey::new("mcp-watched", tenant, session)
+fn key(session: &str) -> HotKey {
+    HotKey::of_hall("mcp-watched", session)
 }
