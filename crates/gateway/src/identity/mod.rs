@@ -149,8 +149,7 @@ impl Identity {
                 return Err(refusal.into());
             }
         };
-        let judged =
-            Judged { version: view.version, principal: Arc::new(verified.principal), expires_at: verified.expires_at };
+        let judged = Judged { version, principal: Arc::new(verified.principal), expires_at: verified.expires_at };
         self.judged.insert(token.into(), judged.clone());
         Ok(judged)
     }

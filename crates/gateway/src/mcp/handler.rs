@@ -217,7 +217,13 @@ impl ServerHandler for McpHandler {
         context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
         let Request { call, .. } = request(&context)?;
-        let contents = resources::read(&self.hall, &call, &params.uri).await.map_err(|error| rpc_error(&error))?;
+        let contents = resources::read(&self.hall, &call, &params.uri).await.map_err(|error| {
+            let mut told = rpc_error(&error);
+            if let Some(Value::Object(data)) = &mut told.data {
+                data.insert("uri".to_owned(), Value::from(params.uri.as_str()));
+            }
+            told
+        })?;
         let mut result = ReadResourceResult::new(vec![contents]);
         result.ttl_ms = Some(0);
         result.cache_scope = Some(CacheScope::Private);

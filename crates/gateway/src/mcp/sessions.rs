@@ -132,11 +132,7 @@ impl Sessions {
         Ok(true)
     }
 
-    /// Also how a session ends here whose end another replica could not tell: then it is no longer in the hot store.
     async fn renew(&self, id: &str, owner: Owner) {
-        if matches!(self.hot.get(&owner_key(id)).await, Ok(None)) {
-            return self.forget(id);
-        }
         let mut kept = self.hot.put(&owner_key(id), Bytes::from(owner), self.idle).await;
         if let Ok(Some(state)) = self.hot.get(&state_key(id)).await {
             kept = kept.and(self.hot.put(&state_key(id), state, self.idle).await);
