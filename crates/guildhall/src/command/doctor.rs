@@ -5,9 +5,9 @@ use std::{net::SocketAddr, time::Duration};
 use clap::Args;
 use guildhall_agent_registry::grpc;
 use guildhall_config::{Config, Faults, Service, Shape};
-use guildhall_domain::{Call, Error, Principal, Result, TenantId};
+use guildhall_domain::{Call, Error, Principal, TenantId};
 use guildhall_rpc::{RemoteOptions, Transport};
-use guildhall_store::{SchemaState, Store};
+use guildhall_store::SchemaState;
 use serde::Serialize;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -41,6 +41,10 @@ pub(super) struct Doctor {
     json: bool,
 }
 
+/// What is wrong, and what to do.
+type Trouble = (String, String);
+type Outcome = Result<String, Trouble>;
+
 /// One thing that was asked.
 #[derive(Debug, Serialize)]
 struct Finding {
@@ -53,7 +57,7 @@ struct Finding {
 }
 
 impl Finding {
-    fn new(what: &str, tried: impl Into<String>, outcome: Result<String, (String, String)>) -> Self {
+    fn new(what: &str, tried: impl Into<String>, outcome: Outcome) -> Self {
         let (what, tried) = (what.to_owned(), tried.into());
         match outcome {
             Ok(result) => Self { what, tried, ok: true, result, fix: None },
@@ -105,20 +109,18 @@ async fn examine(config: &Config, shape: Shape) -> Vec<Finding> {
             return findings;
         }
     };
-    if shape != Shape::Run(Service::Gateway) {
-        let outcome = match engines.store(config, "doctor") {
-            Ok(store) => {
-                let outcome = answer(schema(&store, config.database.migrate_at_start)).await;
-                store.close().await;
-                outcome
-            }
-            Err(error) => Err(error),
-        };
-        findings.push(engine("database", &config.database.url, outcome));
-    }
     let works = |()| "answers".to_owned();
-    findings.push(engine("bus", &config.bus.url, answer(engines.bus.ping()).await.map(works)));
-    findings.push(engine("hot", &config.hot.url, answer(engines.hot.ping()).await.map(works)));
+    let (database, bus, hot) = futures::join!(
+        database(config, &engines),
+        async { answer(engines.bus.ping()).await.map(works).map_err(|error| explained(error, "bus.url")) },
+        async { answer(engines.hot.ping()).await.map(works).map_err(|error| explained(error, "hot.url")) },
+    );
+    // A gateway keeps nothing in the database.
+    if shape != Shape::Run(Service::Gateway) {
+        findings.push(Finding::new("database", config.database.url.to_string(), database));
+    }
+    findings.push(Finding::new("bus", config.bus.url.to_string(), bus));
+    findings.push(Finding::new("hot", config.hot.url.to_string(), hot));
     findings.extend(services(config, shape).await);
     if let Some(endpoint) = &config.telemetry.otlp_endpoint {
         findings.push(collector(endpoint).await);
@@ -126,37 +128,43 @@ async fn examine(config: &Config, shape: Shape) -> Vec<Finding> {
     findings
 }
 
-async fn answer<T>(asked: impl Future<Output = Result<T>>) -> Result<T> {
+async fn answer<T>(asked: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     timeout(ANSWER_TIME, asked)
         .await
         .unwrap_or_else(|_| Err(Error::timeout(format!("no answer within {} s", ANSWER_TIME.as_secs()))))
 }
 
-fn engine(what: &str, url: &guildhall_config::EngineUrl, outcome: Result<String>) -> Finding {
-    Finding::new(what, url.to_string(), outcome.map_err(|error| explained(error, &format!("{what}.url"))))
+/// What the hall's errors advise after a semicolon is meant for callers; whoever asks the doctor can do more.
+fn explained(error: Error, key: &str) -> Trouble {
+    let problem = error.message.split_once("; ").map_or(&*error.message, |(problem, _)| problem);
+    (problem.to_owned(), format!("see that it runs and can be reached from here, and that {key} is right"))
 }
 
-/// Errors of the hall say what to do after a semicolon, where they know it.
-fn explained(error: Error, key: &str) -> (String, String) {
-    match error.message.split_once("; ") {
-        Some((problem, fix)) => (problem.to_owned(), fix.to_owned()),
-        None => (error.message.into_owned(), format!("see that it runs and can be reached, and that {key} is right")),
-    }
+async fn database(config: &Config, engines: &Engines) -> Outcome {
+    let in_words = |error| explained(error, "database.url");
+    let store = engines.store(config, "doctor").map_err(in_words)?;
+    let state = answer(async {
+        store.ping().await?;
+        store.schema().await
+    })
+    .await;
+    store.close().await;
+    schema(state.map_err(in_words)?, config.database.migrate_at_start)
 }
 
-async fn schema(store: &Store, migrates_at_start: bool) -> Result<String> {
-    store.ping().await?;
-    match store.schema().await? {
+fn schema(state: SchemaState, migrates_at_start: bool) -> Outcome {
+    match state {
         SchemaState::Current { version } => Ok(format!("answers, its schema {version} is this version's")),
         SchemaState::Behind { version, newest } if migrates_at_start => {
             Ok(format!("answers, its schema {version} is brought to {newest} at the next start"))
         }
-        SchemaState::Behind { version, newest } => Err(Error::unavailable(format!(
-            "its schema is {version}, and this version needs {newest}; run `guildhall migrate`"
-        ))),
-        SchemaState::Ahead { version, newest } => Err(Error::unavailable(format!(
-            "its schema {version} is of a newer version than this one's {newest}; run that version"
-        ))),
+        SchemaState::Behind { version, newest } => {
+            Err((format!("its schema is {version}, and this version needs {newest}"), "run `guildhall migrate`".into()))
+        }
+        SchemaState::Ahead { version, newest } => Err((
+            format!("its schema {version} is of a newer version; this one's is {newest}"),
+            "run that newer version".into(),
+        )),
     }
 }
 
@@ -190,7 +198,7 @@ async fn services(config: &Config, shape: Shape) -> Vec<Finding> {
 }
 
 /// With the cluster secret, as a gateway asks.
-async fn registry(config: &Config, endpoint: &str) -> Result<String> {
+async fn registry(config: &Config, endpoint: &str) -> Result<String, Error> {
     let options =
         RemoteOptions { cluster_secret: config.cluster.secret.clone(), ..RemoteOptions::new("agent-registry") };
     let registry = grpc::client(Transport::remote(&[endpoint.to_owned()], options)?);
@@ -216,7 +224,7 @@ async fn listener(what: &str, key: &str, address: SocketAddr) -> Finding {
     Finding::new(what, address.to_string(), outcome)
 }
 
-async fn connects(address: SocketAddr) -> Result<()> {
+async fn connects(address: SocketAddr) -> Result<(), Error> {
     TcpStream::connect(address).await.map(drop).map_err(|error| Error::unavailable(error.to_string()))
 }
 
@@ -237,12 +245,25 @@ mod tests {
 
     #[test]
     fn a_failure_says_what_was_tried_why_it_failed_and_what_to_do() {
-        let error = Error::unavailable("its schema is 1, and this version needs 2; run `guildhall migrate`");
-        let finding = Finding::new("database", "sqlite:/x", Err(explained(error, "database.url")));
+        let outcome = schema(SchemaState::Behind { version: 1, newest: 2 }, false);
+        let finding = Finding::new("database", "sqlite:/x", outcome);
         insta::assert_snapshot!(finding.line(), @r#"
         FAIL  database        sqlite:/x: its schema is 1, and this version needs 2
               -> run `guildhall migrate`
         "#);
+    }
+
+    #[test]
+    fn a_schema_that_the_next_start_brings_up_is_no_failure() {
+        assert!(schema(SchemaState::Behind { version: 1, newest: 2 }, true).is_ok());
+        assert!(schema(SchemaState::Ahead { version: 3, newest: 2 }, true).is_err());
+    }
+
+    #[test]
+    fn advice_for_callers_is_not_taken_for_advice_to_operators() {
+        let (problem, fix) = explained(Error::unavailable("postgres is away; repeat the call later"), "database.url");
+        assert_eq!(problem, "postgres is away");
+        assert!(fix.contains("database.url"), "{fix}");
     }
 
     #[tokio::test]
