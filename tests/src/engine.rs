@@ -7,6 +7,7 @@ use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::sync::Mutex;
 
 /// What a hall stands on.
+#[expect(clippy::large_enum_variant, reason = "there is one of it for each hall")]
 pub(crate) enum Engines {
     Embedded { sqlite: Sqlite },
     Distributed { nats: Nats, redis: Redis, postgres: Option<Postgres> },
@@ -73,6 +74,25 @@ impl Engine<'_> {
             Self::Postgres(postgres) => postgres.restart().await,
             Self::Redis(redis) => redis.restart().await,
             Self::Nats(nats) => nats.restart().await,
+        }
+    }
+
+    /// It takes connections and does not answer, which is worse than being away.
+    pub async fn hang(self) {
+        match self {
+            Self::Sqlite(file) => file.hold().await,
+            Self::Postgres(postgres) => postgres.pause(),
+            Self::Redis(redis) => redis.pause(),
+            Self::Nats(nats) => nats.pause(),
+        }
+    }
+
+    pub async fn go_on(self) {
+        match self {
+            Self::Sqlite(file) => file.release().await,
+            Self::Postgres(postgres) => postgres.resume(),
+            Self::Redis(redis) => redis.resume(),
+            Self::Nats(nats) => nats.resume(),
         }
     }
 }

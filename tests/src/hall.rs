@@ -18,8 +18,10 @@ const START: Duration = Duration::from_secs(30);
 /// One running process of the hall.
 pub struct Service {
     pub process: Process,
-    /// Where its `/ready` is.
+    /// Where its `/ready` is; a gateway's first address.
     health: SocketAddr,
+    /// A gateway's second address.
+    websocket: Option<SocketAddr>,
 }
 
 impl Service {
@@ -59,13 +61,15 @@ impl Hall {
             Shape::Embedded => Self::embedded(&setup).await,
             Shape::Distributed => Self::distributed(&setup).await?,
         };
-        if setup.start_without_database {
-            hall.database().take_away().await;
+        if setup.start_without_engines {
+            for engine in hall.engines() {
+                engine.take_away().await;
+            }
         }
         for service in hall.services() {
             service.process.start();
         }
-        if !setup.start_without_database {
+        if !setup.start_without_engines {
             for service in hall.services() {
                 service.ready().await;
             }
@@ -100,7 +104,7 @@ impl Hall {
         Self {
             shape: Shape::Embedded,
             front: None,
-            gateways: vec![Service { process, health: http }],
+            gateways: vec![Service { process, health: http, websocket: Some(ws) }],
             registries: Vec::new(),
             engines: Engines::Embedded { sqlite: Sqlite::at(file) },
             environment,
@@ -146,7 +150,7 @@ impl Hall {
                 (health_key, health.to_string()),
             ]);
             let process = process.arguments(["run", name]).environment(environment.clone());
-            Service { process: process.environment(own_environment).environment(own), health }
+            Service { process: process.environment(own_environment).environment(own), health, websocket: None }
         };
         let registries = ports.iter().map(|port| {
             let listen = variables([("GUILDHALL_AGENT_REGISTRY__LISTEN", port.to_string())]);
@@ -154,11 +158,12 @@ impl Hall {
         });
         let registries = registries.collect();
         let gateway = || {
+            let websocket = local(free_port());
             let own = variables([
                 ("GUILDHALL_ADMIN__LISTEN", local(free_port()).to_string()),
-                ("GUILDHALL_GATEWAY__WS_LISTEN", local(free_port()).to_string()),
+                ("GUILDHALL_GATEWAY__WS_LISTEN", websocket.to_string()),
             ]);
-            service("gateway", "GUILDHALL_GATEWAY__LISTEN", own)
+            Service { websocket: Some(websocket), ..service("gateway", "GUILDHALL_GATEWAY__LISTEN", own) }
         };
         let gateways = vec![gateway(), gateway()];
         let front = Front::before(gateways.iter().map(|gateway| gateway.health).collect()).await;
@@ -216,8 +221,19 @@ impl Hall {
         Caller::to(format!("http://{}", self.gateways[gateway].health))
     }
 
+    /// A caller of the second address of one gateway.
+    pub fn caller_of_websocket(&self, gateway: usize) -> Caller {
+        let websocket = self.gateways[gateway].websocket.expect("a gateway has two addresses");
+        Caller::to(format!("http://{websocket}"))
+    }
+
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         self.registries.iter().chain(&self.gateways)
+    }
+
+    /// One process of each service that has a replica to stand in for it; in the embedded shape the only one there is.
+    pub fn one_of_each(&self) -> impl Iterator<Item = &Service> {
+        self.registries.first().into_iter().chain(self.gateways.first())
     }
 
     /// The database, which the scenario must have asked for (`Setup::database_may_die`).

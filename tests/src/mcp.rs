@@ -147,8 +147,8 @@ pub fn message(answer: &Answer) -> Value {
         return answer.json();
     }
     let events = answer.text.lines().filter_map(|line| line.strip_prefix("data:"));
-    let messages = events.filter_map(|data| serde_json::from_str::<Value>(data.trim()).ok());
-    messages.last().unwrap_or_else(|| panic!("no message in {}", answer.text))
+    let mut messages = events.filter_map(|data| serde_json::from_str::<Value>(data.trim()).ok());
+    messages.next_back().unwrap_or_else(|| panic!("no message in {}", answer.text))
 }
 
 #[track_caller]

@@ -14,14 +14,14 @@ pub struct Setup {
     pub(crate) required: bool,
     pub(crate) settings: Vec<(String, String)>,
     pub(crate) database_may_die: bool,
-    pub(crate) start_without_database: bool,
+    pub(crate) start_without_engines: bool,
 }
 
 impl Setup {
     /// `auth.mode = "open"`, and limits that no scenario reaches by accident.
     pub fn open() -> Self {
         let setup =
-            Self { required: false, settings: Vec::new(), database_may_die: false, start_without_database: false };
+            Self { required: false, settings: Vec::new(), database_may_die: false, start_without_engines: false };
         setup.set("limits.requests_per_second", "1000").set("limits.burst", "1000")
     }
 
@@ -42,9 +42,9 @@ impl Setup {
         self
     }
 
-    /// The services are started while the database is away; the scenario brings it back.
-    pub fn start_without_database(self) -> Self {
-        Self { start_without_database: true, ..self.database_may_die() }
+    /// The services are started while every engine is away; the scenario brings them back.
+    pub fn start_without_engines(self) -> Self {
+        Self { start_without_engines: true, ..self.database_may_die() }
     }
 }
 

@@ -1,15 +1,17 @@
 //! An engine may be away at the start, or go away later: the hall says so, and goes on when it is back, by itself.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use guildhall_tests::{Hall, Setup, engine::Engine, eventually, scenarios};
 use serde_json::json;
 
 scenarios! {
     health_names_every_engine(Setup::open());
-    a_hall_whose_database_is_away_at_the_start_waits_for_it(Setup::open().start_without_database());
+    a_hall_whose_engines_are_away_at_the_start_waits_for_each(Setup::open().start_without_engines());
     a_database_that_goes_away_is_named_and_comes_back_without_a_restart(Setup::open().database_may_die());
     every_engine_may_go_away_and_come_back(Setup::open().database_may_die());
+    an_engine_that_hangs_makes_no_call_wait_for_ever(Setup::open().database_may_die());
+    a_replica_that_dies_is_stood_in_for(Setup::open().database_may_die());
     what_was_acknowledged_survives_the_death_of_every_process(Setup::open().database_may_die());
 }
 
@@ -48,35 +50,42 @@ async fn registers(hall: &Hall, agent: &str) {
     .await;
 }
 
-async fn a_hall_whose_database_is_away_at_the_start_waits_for_it(hall: &Hall) {
+async fn a_hall_whose_engines_are_away_at_the_start_waits_for_each(hall: &Hall) {
     for gateway in 0..hall.gateways().len() {
         let caller = hall.caller_of(gateway);
-        eventually("it listens although the database is away", SOON, async || {
+        eventually("it listens although its engines are away", SOON, async || {
             let health = caller.request(reqwest::Method::GET, "/health").send().await.ok()?;
             (health.status() == 200).then_some(())
         })
         .await;
     }
-    // Not a moment's luck: it stays so.
-    for _ in 0..10 {
-        for gateway in 0..hall.gateways().len() {
-            let ready = hall.caller_of(gateway).get("/ready").await;
-            assert_eq!(ready.status, 503, "{}", ready.text);
-            assert_eq!(hall.caller_of(gateway).get("/health").await.status, 200);
+    let mut away = hall.engines();
+    while !away.is_empty() {
+        // Not a moment's luck: it stays so.
+        for _ in 0..5 {
+            for gateway in 0..hall.gateways().len() {
+                let ready = hall.caller_of(gateway).get("/ready").await;
+                assert_eq!(ready.status, 503, "{}", ready.text);
+                assert_eq!(hall.caller_of(gateway).get("/health").await.status, 200);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        for service in hall.services() {
+            assert!(service.process.is_running(), "it waits, and does not give up");
+        }
+        if away.len() == hall.engines().len() {
+            let early = json!({"agent_id": "early", "name": "x"});
+            let refused = hall.agent("early").post("/api/v1/agents/register", early).await;
+            assert!([503, 504].contains(&refused.status), "{} {}", refused.status, refused.text);
+        }
+        away.remove(0).give_back().await;
     }
-    let refused = hall.caller().post("/api/v1/agents/register", json!({"agent_id": "early", "name": "x"})).await;
-    assert!([503, 504].contains(&refused.status), "{} {}", refused.status, refused.text);
-    for service in hall.services() {
-        assert!(service.process.is_running(), "it waits, and does not give up");
-    }
-
-    hall.database().give_back().await;
     ready_everywhere(hall).await;
     registers(hall, "patient").await;
-    let said = hall.services().any(|service| service.process.log().contains(hall.database().name()));
-    assert!(said, "the log says what it waited for");
+    for engine in hall.engines() {
+        let said = hall.services().any(|service| service.process.log().contains(engine.name()));
+        assert!(said, "the log says that it waited for {}", engine.name());
+    }
 }
 
 async fn a_database_that_goes_away_is_named_and_comes_back_without_a_restart(hall: &Hall) {
@@ -119,6 +128,58 @@ async fn every_engine_may_go_away_and_come_back(hall: &Hall) {
     for service in hall.services() {
         assert!(service.process.is_running(), "no restart was needed");
     }
+}
+
+/// A call's deadline is 30 s; a test's own client gives up after 60.
+const DEADLINE: Duration = Duration::from_secs(35);
+
+async fn an_engine_that_hangs_makes_no_call_wait_for_ever(hall: &Hall) {
+    hall.caller().register("before").await;
+    for engine in hall.engines() {
+        engine.hang().await;
+        let asked = Instant::now();
+        let body = json!({"agent_id": format!("during-{}", engine.name()), "name": "x"});
+        let (writer, reader, prober) = (hall.agent("during"), hall.agent("before"), hall.caller());
+        let (write, read, health) = tokio::join!(
+            writer.post("/api/v1/agents/register", body),
+            reader.get("/api/v1/agents/before"),
+            prober.get("/health"),
+        );
+        assert!(asked.elapsed() < DEADLINE, "{}: {:?}", engine.name(), asked.elapsed());
+        assert!([200, 503, 504].contains(&write.status), "{}: {} {}", engine.name(), write.status, write.text);
+        assert_eq!(read.status, 200, "memory can answer without {}: {}", engine.name(), read.text);
+        assert_eq!(health.status, 200, "{}", engine.name());
+        engine.go_on().await;
+        registers(hall, &format!("after-{}", engine.name())).await;
+        ready_everywhere(hall).await;
+    }
+}
+
+async fn a_replica_that_dies_is_stood_in_for(hall: &Hall) {
+    hall.caller().register("before").await;
+    for service in hall.one_of_each() {
+        service.process.kill();
+    }
+    if hall.gateways().len() > 1 {
+        for number in 0..20 {
+            let agent = format!("during-{number}");
+            // The first call may still meet the dead one; a repeat of the same registration is harmless.
+            eventually("another replica answers", Duration::from_secs(5), async || {
+                let body = json!({"agent_id": agent, "name": "x"});
+                (hall.agent(&agent).post("/api/v1/agents/register", body).await.status == 200).then_some(())
+            })
+            .await;
+            assert_eq!(hall.caller().get("/api/v1/agents/before").await.status, 200);
+        }
+    }
+    for service in hall.one_of_each() {
+        service.process.start();
+    }
+    ready_everywhere(hall).await;
+    for _ in 0..6 {
+        assert_eq!(hall.caller().get("/api/v1/agents/before").await.ok()["name"], "before");
+    }
+    registers(hall, "after").await;
 }
 
 async fn what_was_acknowledged_survives_the_death_of_every_process(hall: &Hall) {

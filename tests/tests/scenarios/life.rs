@@ -3,22 +3,36 @@
 use std::time::{Duration, Instant};
 
 use guildhall_tests::{Hall, Setup, Shape, mcp::Session, program, raw::Socket, scenarios};
+use serde_json::json;
 
 scenarios! {
+    both_addresses_of_a_gateway_answer_the_same(Setup::open());
     the_first_screen_says_where_the_hall_is_and_what_to_paste(Setup::open());
     asked_to_end_it_finishes_what_is_in_flight_and_exits_with_zero(Setup::open());
     an_open_stream_does_not_hold_up_the_end(Setup::open());
-    while_it_waits_for_its_database_it_can_be_asked_to_end(Setup::open().start_without_database());
+    while_it_waits_for_its_engines_it_can_be_asked_to_end(Setup::open().start_without_engines());
     what_cannot_start_says_why(Setup::open());
 }
 
 /// Less than the 30 s after which an orchestrator kills.
 const END: Duration = Duration::from_secs(25);
 
+async fn both_addresses_of_a_gateway_answer_the_same(hall: &Hall) {
+    hall.caller().register("seen").await;
+    for gateway in 0..hall.gateways().len() {
+        for path in ["/health", "/ready", "/api/v1/agents/seen", "/api/openapi.json", "/api/v1/agents/nobody"] {
+            let (http, websocket) =
+                (hall.caller_of(gateway).get(path).await, hall.caller_of_websocket(gateway).get(path).await);
+            assert_eq!(http.status, websocket.status, "{path}");
+        }
+        Session::open(&hall.caller_of_websocket(gateway).agent("seen")).await.call("list_agents", json!({})).await;
+    }
+}
+
 async fn the_first_screen_says_where_the_hall_is_and_what_to_paste(hall: &Hall) {
     for (gateway, address) in hall.gateways().iter().zip(hall.gateway_addresses()) {
         let screen = gateway.process.log();
-        assert!(screen.contains(&format!("http://{address}")), "{screen}");
+        assert!(screen.contains(&address.to_string()), "{screen}");
         if hall.shape() == Shape::Embedded {
             for line in
                 [format!("http://{address}/mcp"), format!("http://{address}/api/v1"), "guildhall connect".into()]
@@ -64,7 +78,7 @@ async fn an_open_stream_does_not_hold_up_the_end(hall: &Hall) {
     }
 }
 
-async fn while_it_waits_for_its_database_it_can_be_asked_to_end(hall: &Hall) {
+async fn while_it_waits_for_its_engines_it_can_be_asked_to_end(hall: &Hall) {
     tokio::time::sleep(Duration::from_secs(1)).await;
     for service in hall.services() {
         assert_eq!(service.process.terminate(END).await, Ok(0));
@@ -77,11 +91,12 @@ async fn what_cannot_start_says_why(hall: &Hall) {
         Shape::Embedded => &["up"],
         Shape::Distributed => &["run", "gateway"],
     };
-    let taken = hall.gateway_addresses()[0].to_string();
+    let taken = hall.gateway_addresses()[0];
     let mut twice = hall.command(arguments);
-    twice.env("GUILDHALL_GATEWAY__LISTEN", &taken).env("GUILDHALL_DATA_DIR", hall.folder().join("second"));
+    twice.env("GUILDHALL_GATEWAY__LISTEN", taken.to_string()).env("GUILDHALL_DATA_DIR", hall.folder().join("second"));
     let refused = program::Outcome::of(twice).await.failed();
-    assert!(refused.stderr.contains(&taken) && refused.stderr.contains("gateway.listen"), "{}", refused.stderr);
+    let port = taken.port().to_string();
+    assert!(refused.stderr.contains(&port) && refused.stderr.contains("gateway.listen"), "{}", refused.stderr);
 
     // An open hall for everyone's eyes.
     let mut exposed = hall.command(arguments);
