@@ -269,18 +269,13 @@ pub(crate) fn key_ring(config: &Config, entropy: &dyn Entropy) -> Result<KeyRing
         return KeyRing::parse(&config.secrets.keys);
     }
     let path = config.data_dir.join("keys");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            let keys: Vec<Secret> = text.lines().filter(|line| !line.trim().is_empty()).map(Secret::from).collect();
-            KeyRing::parse(&keys)
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let key = KeyRing::new_key_text("k1", entropy)?;
-            write_private(&path, key.expose_secret())?;
-            KeyRing::parse([&key])
-        }
-        Err(error) => Err(Error::invalid(format!("cannot read the keys in {}: {error}", path.display()))),
+    if !path.exists() {
+        write_private(&path, KeyRing::new_key_text("k1", entropy)?.expose_secret())?;
     }
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| Error::invalid(format!("cannot read the keys in {}: {error}", path.display())))?;
+    let keys: Vec<Secret> = text.lines().filter(|line| !line.trim().is_empty()).map(Secret::from).collect();
+    KeyRing::parse(&keys)
 }
 
 fn create_data_dir(dir: &Path) -> Result<()> {
@@ -293,15 +288,18 @@ fn create_data_dir(dir: &Path) -> Result<()> {
     })
 }
 
-/// Readable by its owner alone. Fails when someone else has just made it: two halls must not share a directory.
+/// Readable by its owner alone, and there whole or not at all: two commands may be the first at the same time, and
+/// then both use what one of them wrote.
 fn write_private(path: &Path, text: &str) -> Result<()> {
-    use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
-    let written = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+    use std::io::{ErrorKind, Write as _};
+    let written = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new("."))).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        match file.persist_noclobber(path) {
+            Err(error) if error.error.kind() != ErrorKind::AlreadyExists => Err(error.error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    });
     written.map_err(|error| Error::invalid(format!("cannot write the keys to {}: {error}", path.display())))
 }
 

@@ -18,7 +18,7 @@ use guildhall_config::{Config, Faults, Flags, Shape, Sources};
 
 use crate::failure::Failure;
 
-/// A hall in which agents meet: they find one another, send mail that arrives, and use one another's tools.
+/// One hall in which AI agents meet: known by name, found by what they can do, reached through one MCP door.
 #[derive(Debug, Parser)]
 #[command(
     name = "guildhall",
