@@ -45,3 +45,20 @@ fn time_for(tokens: f64, rate: Rate) -> Duration {
 fn whole(number: f64) -> u64 {
     number as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_goes_back_and_forth_refills_no_second_twice() {
+        let rate = Rate { per_second: 1.0, burst: 10 };
+        let at = |seconds: i64| Timestamp::from_millis(seconds * 1_000);
+        let mut bucket = Bucket::full(rate, at(100));
+        assert_eq!(bucket.take(10, rate, at(100)).granted, 10);
+        assert_eq!(bucket.take(10, rate, at(105)).granted, 5);
+        assert_eq!(bucket.take(10, rate, at(101)).granted, 0);
+        assert_eq!(bucket.take(10, rate, at(105)).granted, 0);
+        assert_eq!(bucket.take(10, rate, at(106)).granted, 1);
+    }
+}

@@ -54,6 +54,7 @@ macro_rules! bus_contract {
             a_listener_who_falls_behind_misses_the_oldest_and_hears_the_newest
             events_are_replayed_in_order_with_all_they_carried
             a_replay_goes_on_after_the_last_one_seen
+            a_replay_after_what_is_still_to_come_begins_behind_it
             a_replay_from_a_time_begins_with_the_first_of_that_time
             a_replay_from_now_gives_nothing_that_was_before
             a_replay_goes_on_with_what_comes_and_neither_misses_nor_repeats
@@ -263,6 +264,20 @@ pub async fn a_replay_goes_on_after_the_last_one_seen(stage: &Stage) {
         let mut follower = Follower::of(bus, &TenantId::default(), &log, ReplayFrom::After(sequence));
         assert_eq!(follower.numbers_up_to(4).await, (i + 1..5).collect::<Vec<_>>());
     }
+}
+
+pub async fn a_replay_after_what_is_still_to_come_begins_behind_it(stage: &Stage) {
+    let bus = &stage.bus;
+    let log = topic("t");
+    let first = publish(bus, &log, "0", envelope("a", "0")).await.sequence;
+    let from = ReplayFrom::After(first + 3);
+    let mut follower = Follower::of(bus, &TenantId::default(), &log, from);
+    follower.begin().await;
+    for i in 1..6 {
+        publish(bus, &log, &i.to_string(), envelope("a", i.to_string())).await;
+    }
+    let seen = follower.next().await;
+    assert!(seen.sequence > first + 3, "{} was given, only what is after {} was asked for", seen.sequence, first + 3);
 }
 
 pub async fn a_replay_from_a_time_begins_with_the_first_of_that_time(stage: &Stage) {

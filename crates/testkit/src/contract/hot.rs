@@ -56,6 +56,7 @@ macro_rules! hot_contract {
             a_lease_is_given_back_by_its_holder_only
             a_fence_rises_with_every_new_grant
             a_bucket_never_gives_more_than_its_rate_and_burst
+            a_bucket_made_smaller_holds_no_more_than_its_new_burst
             an_empty_bucket_says_how_long_to_wait_and_then_gives
             marks_only_rise
             marks_are_found_by_number_and_can_be_taken_away
@@ -289,6 +290,15 @@ pub async fn a_bucket_never_gives_more_than_its_rate_and_burst(stage: &Stage) {
     let most = f64::from(rate.burst) + rate.per_second * (stage.time.now() - start).as_secs_f64();
     assert!(f64::from(taken) <= most, "{taken} were given, {most} is the most");
     assert!(taken > 0);
+}
+
+pub async fn a_bucket_made_smaller_holds_no_more_than_its_new_burst(stage: &Stage) {
+    let hot = &stage.hot;
+    let bucket = key("calls");
+    let (large, small) = (Rate { per_second: 0.01, burst: 100 }, Rate { per_second: 0.01, burst: 5 });
+    insist(|| hot.take(&bucket, 1, large)).await.unwrap();
+    let slice = insist(|| hot.take(&bucket, 100, small)).await.unwrap();
+    assert!(slice.granted <= 5, "{slice:?}");
 }
 
 pub async fn an_empty_bucket_says_how_long_to_wait_and_then_gives(stage: &Stage) {
