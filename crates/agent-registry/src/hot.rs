@@ -31,6 +31,10 @@ impl Brief {
         }
         match timeout(WITHIN, question(&*self.hot)).await {
             Ok(Ok(answer)) => Some(answer),
+            Ok(Err(error)) if !error.retryable => {
+                tracing::warn!(%error, "the hot store refused what it was asked");
+                None
+            }
             Ok(Err(_)) | Err(_) => {
                 *self.rests_until.lock() = Some(Instant::now() + RESTS);
                 None

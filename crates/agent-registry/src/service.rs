@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use guildhall_domain::{
     AccessView, Agent, AgentChange, AgentId, AgentPage, AgentQuery, AuditEntry, AuditRecord, Call, Clock, Entropy,
-    Error, IssuedToken, NewAgent, PrincipalKind, PublicKey, RegistrationKey, Result, TenantId, TokenRequest,
+    Error, IssuedToken, NewAgent, PrincipalKind, PublicKey, RegistrationKey, Result, TenantId, Timestamp, TokenRequest,
     access::Revocation,
     agent::{Heartbeat, subject},
     audit::{AuditQuery, AuditVerdict},
@@ -114,8 +114,8 @@ impl AgentRegistry for Registry {
         let now = self.gauge.now();
         let mut tenants: HashMap<TenantId, (Vec<_>, Vec<_>)> = HashMap::new();
         for Heartbeat { tenant, agent_id, at, busy } in beats {
-            // A gateway's clock may be ahead; nobody was seen in the future.
-            let at = at.min(now);
+            // A gateway's clock may be ahead; nobody was seen in the future, or before there were clocks.
+            let at = at.clamp(Timestamp::default(), now);
             let (signs, said) = tenants.entry(tenant).or_default();
             said.extend(busy.map(|busy| (agent_id.clone(), Said::new(at, busy))));
             signs.push((agent_id, at));

@@ -22,6 +22,8 @@ use tokio::time::timeout;
 use super::Said;
 use crate::hot::Brief;
 
+/// Marks in one command: Redis answers nobody else meanwhile, for some 5 ms.
+const AT_ONCE: usize = 5_000;
 /// What the background waits for one answer. Longer, and the hot store counts as away.
 const WITHIN: Duration = Duration::from_secs(1);
 /// Outlives every hall that is in use; when it ends all the same, statuses are held once.
@@ -170,12 +172,16 @@ impl Marks {
 async fn put(hot: &dyn Hot, tenant: &TenantId, signs: &[(AgentId, Timestamp)], said: &[(AgentId, Said)]) -> Result<()> {
     if let Some(newest) = signs.iter().map(|(_, at)| at.as_millis()).max() {
         let marks: Vec<_> = signs.iter().map(|(agent, at)| (agent.to_string(), at.as_millis())).collect();
-        hot.mark(&seen(tenant), &marks).await?;
+        for some in marks.chunks(AT_ONCE) {
+            hot.mark(&seen(tenant), some).await?;
+        }
         hot.mark(&tenants(), &[(tenant.to_string(), newest)]).await?;
     }
     if !said.is_empty() {
         let marks: Vec<_> = said.iter().map(|(agent, said)| (agent.to_string(), said.to_mark())).collect();
-        hot.mark(&busy(tenant), &marks).await?;
+        for some in marks.chunks(AT_ONCE) {
+            hot.mark(&busy(tenant), some).await?;
+        }
     }
     Ok(())
 }

@@ -82,8 +82,8 @@ impl Standing {
         (self.busy != Said::default()).then_some(self.busy)
     }
 
-    pub(crate) fn hold(&mut self, status: Presence) {
-        self.held = Some(status);
+    pub(crate) fn hold(&mut self, status: Option<Presence>) {
+        self.held = status;
     }
 }
 
@@ -208,9 +208,9 @@ mod tests {
         let (clock, gauge) = gauge();
         gauge.thaw();
         let mut held = Standing::since(Some(clock.now() - 80 * SECOND));
-        held.hold(Presence::Active);
+        held.hold(Some(Presence::Active));
         let mut gone = Standing::since(Some(clock.now() - 300 * SECOND));
-        gone.hold(Presence::Offline);
+        gone.hold(Some(Presence::Offline));
         gauge.hold_until(clock.now() + 90 * SECOND);
         clock.advance(89 * SECOND);
         assert_eq!(gauge.moment().judge(&held), Presence::Active);

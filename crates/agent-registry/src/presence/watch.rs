@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::TryStreamExt;
 use guildhall_domain::{AgentId, Entropy, Result, TenantId, Timestamp, ports::AgentStore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -48,6 +48,8 @@ pub(crate) struct Progress {
     epoch: Option<Timestamp>,
     /// The last look that went well.
     looked_at: Option<Timestamp>,
+    /// Since when looks have failed.
+    away_since: Option<Instant>,
     swept_at: Option<Timestamp>,
     /// Set while this replica holds the lease, as far as it knows.
     watching: Option<Watching>,
@@ -103,6 +105,7 @@ impl Watch {
     pub(crate) async fn look(&mut self) -> Result<()> {
         let looked = self.look_at(self.gauge.now()).await;
         if looked.is_err() {
+            self.progress.away_since.get_or_insert_with(Instant::now);
             // Time stands still where we last knew: a sign that cannot be read is no silence.
             if let Some(at) = self.progress.looked_at {
                 self.gauge.freeze(at);
@@ -116,9 +119,12 @@ impl Watch {
         if self.progress.epoch != Some(epoch) {
             self.begin(epoch).await?;
         } else if let Some(since) = self.gauge.frozen_at() {
-            // Others may have been given signs that they could not pass on: time for them to do it.
-            let away = now.since(since).min(self.gauge.rule.offline_after);
-            self.hold(since, now + away + OVERLAP);
+            // Others may have been given signs that they could not pass on: time for them to do it. What a moment
+            // cost is made up for by reading that far back.
+            let away = self.progress.away_since.map_or(Duration::ZERO, |since| since.elapsed());
+            if away > OVERLAP {
+                self.hold(since, now, now + away.min(self.gauge.rule.offline_after) + OVERLAP);
+            }
             self.put_all().await?;
         } else if self.marks.take_missed() {
             self.put_all().await?;
@@ -126,6 +132,7 @@ impl Watch {
         self.read(now).await?;
         self.gauge.thaw();
         self.progress.looked_at = Some(now);
+        self.progress.away_since = None;
 
         let Some(fence) = self.marks.watch(&self.holder).await? else {
             self.progress.watching = None;
@@ -139,22 +146,22 @@ impl Watch {
         said
     }
 
-    /// The marks are new to us: at our start, or because the hot store came back empty. Whoever counted as alive
-    /// keeps its status until it had time for a sign.
+    /// The marks are new to us: at our start, or because the hot store came back empty. Whoever counted as alive and
+    /// has given no sign since then keeps its status until it had time for one.
     async fn begin(&mut self, epoch: Timestamp) -> Result<()> {
         // At our start memory has what was saved in the database, which is behind by as much as this.
         let knew = self.progress.looked_at.unwrap_or(epoch - SAVE_EVERY);
-        self.hold(knew, epoch + self.gauge.rule.offline_after);
+        self.hold(knew, epoch, epoch + self.gauge.rule.offline_after);
         self.put_all().await?;
         self.progress.swept_at = None;
         self.progress.epoch = Some(epoch);
         Ok(())
     }
 
-    fn hold(&self, as_of: Timestamp, until: Timestamp) {
+    fn hold(&self, as_of: Timestamp, silent_since: Timestamp, until: Timestamp) {
         let moment = self.gauge.moment_at(as_of);
         for (_, tenant) in self.roster.tenants() {
-            tenant.hold(|standing| moment.judge(standing));
+            tenant.hold(|standing| (standing.seen < Some(silent_since)).then(|| moment.judge(standing)));
         }
         self.gauge.hold_until(until);
     }

@@ -32,6 +32,8 @@ use crate::{announce::version_of, hot::Brief, presence::Gauge, task::Trouble};
 
 /// A hint may be lost: this is how late its change is then seen.
 const ASK_EVERY: Duration = Duration::from_secs(2);
+/// A bus that is away does not hold up the asking.
+const LISTEN_WITHIN: Duration = Duration::from_millis(500);
 /// Changes fetched at a time: a page of 1,000 records is about 1 MB.
 const FETCH: usize = 1_000;
 /// How long a read waits for the changes it lacks before it is answered without them.
@@ -257,7 +259,7 @@ impl Roster {
 async fn listen(bus: &dyn Bus) -> Option<BoxStream<'static, Hint>> {
     let subjects = [subject::JOINED, subject::CHANGED, subject::LEFT];
     let listening = futures::future::try_join_all(subjects.map(|subject| bus.hints(subject)));
-    match timeout(ASK_EVERY, listening).await {
+    match timeout(LISTEN_WITHIN, listening).await {
         Ok(Ok(streams)) => Some(futures::stream::select_all(streams).boxed()),
         Ok(Err(error)) => {
             tracing::debug!(%error, "hints of other replicas cannot be heard");

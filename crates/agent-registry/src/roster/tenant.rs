@@ -135,7 +135,7 @@ impl TenantRoster {
     }
 
     /// Fixes what everyone counts as, for as long as statuses are held.
-    pub(crate) fn hold(&self, status: impl Fn(&Standing) -> Presence) {
+    pub(crate) fn hold(&self, status: impl Fn(&Standing) -> Option<Presence>) {
         let mut book = self.book.lock();
         for member in book.members.values_mut() {
             let status = status(&member.standing);

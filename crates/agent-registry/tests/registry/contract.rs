@@ -7,7 +7,7 @@ mod embedded {
     use super::registry_contract;
 
     mod ways {
-        use crate::stage::{Engines, in_process, over_tcp, stage};
+        use crate::stage::{Engines, in_process, over_tcp, stage, stage_over_faulty_agents};
         use guildhall_testkit::contract::registry::Stage;
 
         pub(super) async fn core() -> Option<Stage> {
@@ -25,12 +25,17 @@ mod embedded {
         pub(super) async fn faulty() -> Option<Stage> {
             Some(core().await?.behind_faults(11))
         }
+
+        pub(super) async fn over_a_faulty_store() -> Option<Stage> {
+            Some(stage_over_faulty_agents(Engines::embedded()).await)
+        }
     }
 
     registry_contract!(core, super::super::ways::core);
     registry_contract!(client_in_process, super::super::ways::client_in_process);
     registry_contract!(client_over_tcp, super::super::ways::client_over_tcp);
     registry_contract!(behind_faults, super::super::ways::faulty);
+    registry_contract!(over_a_faulty_store, super::super::ways::over_a_faulty_store);
 }
 
 mod distributed {

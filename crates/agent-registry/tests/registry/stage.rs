@@ -5,7 +5,7 @@ use std::{any::Any, sync::Arc, time::Duration};
 use guildhall_agent_registry::{Options, Registry, grpc};
 use guildhall_bus::BusOptions;
 use guildhall_domain::{
-    AgentQuery, Call, Clock, Error, ErrorCode, Principal, TenantId,
+    AgentQuery, Call, Clock, Error, Principal, TenantId,
     agent::PresenceRule,
     ports::{AgentRegistry, AgentStore, AuditStore, Bus, Hot, bus::Retention},
 };
@@ -18,6 +18,7 @@ use guildhall_testkit::{
     contract::registry::Stage,
     engines::{Nats, Postgres, Redis, eventually},
     entropy::SeededEntropy,
+    fault::{FaultPlan, Faulty},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -148,7 +149,7 @@ impl Replica {
 }
 
 fn still_starting(error: Error) -> Option<()> {
-    assert_eq!(error.code, ErrorCode::Unavailable, "{error}");
+    assert!(error.retryable, "{error}");
     None
 }
 
@@ -162,11 +163,25 @@ fn seed(name: &str) -> u64 {
 }
 
 pub(crate) async fn stage(engines: Engines) -> Stage {
+    stage_over(engines, |reached| reached).await
+}
+
+/// With faults between the replicas and their agents: answers are lost, writes arrive twice, reads are old.
+pub(crate) async fn stage_over_faulty_agents(engines: Engines) -> Stage {
+    let faulty = |reached: Reached| Reached {
+        agents: Arc::new(Faulty::new(reached.agents, FaultPlan::seeded(21))),
+        // Not the chain: read at two moments, it would rightly be called broken.
+        ..reached
+    };
+    Stage { is_faulty: true, ..stage_over(engines, faulty).await }
+}
+
+async fn stage_over(engines: Engines, faults: impl Fn(Reached) -> Reached) -> Stage {
     let here = engines.reach("here");
     here.store.migrate().await.unwrap();
     let bus = here.bus.clone();
-    let here = Replica::start("here", here, engines.clock.clone());
-    let there = Replica::start("there", engines.reach("there"), engines.clock.clone());
+    let here = Replica::start("here", faults(here), engines.clock.clone());
+    let there = Replica::start("there", faults(engines.reach("there")), engines.clock.clone());
     here.is_ready().await;
     there.is_ready().await;
     Stage {

@@ -90,6 +90,8 @@ pub async fn roles_are_granted_and_never_claimed(stage: &Stage) {
     let claim = NewAgent { roles: Some(role_set(&[roles::ADMIN])), ..named("climber") };
     refused(stage.register(&agent("climber"), &claim).await, ErrorCode::PermissionDenied);
     assert!(insist(|| found(&*stage.here, "climber")).await.unwrap().is_none());
+    let what_it_has = NewAgent { roles: Some(role_set(&[roles::AGENT])), ..named("climber") };
+    refused(stage.register(&agent("climber"), &what_it_has).await, ErrorCode::PermissionDenied);
     let (_, key) = new_key(stage, &admin(), &[], None).await;
     refused(register_by_key(stage, &claim, &key).await, ErrorCode::PermissionDenied);
 
@@ -232,7 +234,11 @@ pub async fn a_token_may_be_issued_to_an_agent_that_is_yet_to_come(stage: &Stage
 
 pub async fn a_rotated_key_leaves_old_tokens_good_for_the_overlap(stage: &Stage) {
     let old = stage.register(&admin(), &named("old")).await.unwrap().token.token;
-    insist(|| async { stage.here.rotate_signing_key(&admin(), Duration::from_secs(600)).await }).await.unwrap();
+    match insist(|| async { stage.here.rotate_signing_key(&admin(), Duration::from_secs(600)).await }).await {
+        // A write that arrived twice finds that someone was first: it was itself.
+        Err(error) if stage.is_faulty && error.code == ErrorCode::Conflict => {}
+        answer => answer.unwrap(),
+    }
     let rotated = || async {
         let keys = stage.there.access(&hall(), None).await?.map_or(0, |view| view.keys.len());
         Ok((keys >= 2).then_some(()))

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use futures::{FutureExt, StreamExt, stream::BoxStream};
 use guildhall_domain::{
-    AgentQuery, Clock, ErrorCode, Presence,
+    AgentQuery, Clock, ErrorCode, Presence, Timestamp,
     agent::{Heartbeat, subject},
     ports::bus::Hint,
 };
@@ -119,7 +119,8 @@ pub async fn signs_of_strangers_and_from_the_future_change_nothing(stage: &Stage
     let registered = stage.clock.now();
     let future = Heartbeat { at: registered + Duration::from_secs(3_600), ..beat(stage, "known", None) };
     let elsewhere = Heartbeat { tenant: tenant("acme"), ..beat(stage, "known", None) };
-    let beats = vec![beat(stage, "stranger", Some(true)), future, elsewhere.clone()];
+    let ancient = Heartbeat { at: Timestamp::from_millis(i64::MIN), ..beat(stage, "known", None) };
+    let beats = vec![beat(stage, "stranger", Some(true)), future, ancient, elsewhere.clone()];
     insist(|| async { stage.here.heartbeats(&hall(), beats.clone()).await }).await.unwrap();
     assert!(insist(|| found(&*stage.here, "stranger")).await.unwrap().is_none());
     stage.clock.advance(Duration::from_secs(90));
