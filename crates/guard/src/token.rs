@@ -1,7 +1,7 @@
 //! The hall's own tokens: EdDSA JWTs, made by agent-registry and judged by every gateway on its own.
 //!
 //! Judging needs an [`AccessView`] and no one else. It costs one Ed25519 verification and two small JSON parses, about
-//! 50 µs of CPU in a release build; the gateway therefore keeps what it has judged, until the view's version changes
+//! 90 µs of CPU in a release build; the gateway therefore keeps what it has judged, until the view's version changes
 //! or the token expires.
 
 use std::{
