@@ -2,8 +2,8 @@
 //!
 //! A client marks its request with an extension, which no socket carries. A server that finds the mark puts its answer
 //! beside an empty message, as it is. The call still goes through every layer: its deadline, its principal, its
-//! limits. Used for the reads that are asked for all the time: a list of 1,000 agents costs 1.5 ms as messages and
-//! nothing so.
+//! limits. Used for the reads that are asked for all the time; what it saves for a list of 1,000 agents, the bench
+//! `list_agents` shows.
 
 use tonic::{Request, Response};
 
