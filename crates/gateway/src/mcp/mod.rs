@@ -4,6 +4,7 @@
 //! envelope is looked at once, for method and id → rate → session → rmcp, which speaks the protocol → [`handler`].
 //! What is refused on the way is an HTTP status and a JSON-RPC error.
 
+mod batch;
 mod fellows;
 mod handler;
 mod log;
@@ -125,8 +126,9 @@ struct Envelope<'a> {
 impl<'a> Envelope<'a> {
     fn read(bytes: &'a [u8]) -> Result<Self, ErrorData> {
         let refused = |code, what: &str| ErrorData::new(code, what.to_owned(), None);
+        // A batch within a batch would be taken for the fields in their order.
         if bytes.trim_ascii_start().first() == Some(&b'[') {
-            return Err(refused(rpc::INVALID_REQUEST, "batches are not taken: send one message a request"));
+            return Err(refused(rpc::INVALID_REQUEST, "the message is not one of JSON-RPC 2.0"));
         }
         let envelope: Self = serde_json::from_slice(bytes).map_err(|fault| match fault.classify() {
             Category::Data => refused(rpc::INVALID_REQUEST, "the message is not one of JSON-RPC 2.0"),
@@ -180,6 +182,13 @@ impl McpDoor {
             Ok(bytes) => bytes,
             Err(error) => return rpc_refusal(&error, None),
         };
+        match bytes.trim_ascii_start().first() {
+            Some(b'[') => self.batch(caller, parts, bytes).await,
+            _ => self.one(caller, parts, bytes).await,
+        }
+    }
+
+    async fn one(&self, caller: Caller, parts: Parts, bytes: Bytes) -> Response {
         let envelope = match Envelope::read(&bytes) {
             Ok(envelope) => envelope,
             Err(error) => return malformed(error, None),
