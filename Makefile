@@ -15,13 +15,13 @@ engines: ## install the engines and clients that the tests use, into target/engi
 test: ## run all tests; ENGINES=none skips those that need an engine, and counts them
 ifeq ($(ENGINES),none)
 	@mkdir -p target/engines && : > target/engines/skipped
-	cargo build --package guildhall
+	cargo build --workspace --bins --tests
 	cargo test --workspace
 	@echo "ENGINES=none: $$(wc -l < target/engines/skipped) times a test went without an engine it needs:"
 	@sort target/engines/skipped | uniq --count
 else
 	@xtask/engines.sh
-	cargo build --package guildhall
+	cargo build --workspace --bins --tests
 	cargo test --workspace
 endif
 

@@ -3,8 +3,7 @@
 
 use std::{fs, process::Command};
 
-const WORDS: [&str; 10] = [
-    "/home/",
+const WORDS: [&str; 9] = [
     "/opt/wheels",
     "/root/",
     "/work/",

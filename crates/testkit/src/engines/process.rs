@@ -127,7 +127,6 @@ impl Process {
 
     /// Waits until `ready` gives something; panics with its log when it ends before, or takes more than 30 s.
     pub async fn ready<T>(&self, mut ready: impl AsyncFnMut() -> Option<T>) -> T {
-        let what = format!("{} is ready", self.name);
         let within = Duration::from_secs(30);
         let waited = tokio::time::timeout(within, async {
             loop {
@@ -143,7 +142,7 @@ impl Process {
         match waited.await {
             Ok(Ok(found)) => found,
             Ok(Err(status)) => panic!("{} ended at once ({status}); its log:\n{}", self.name, self.log()),
-            Err(_) => panic!("{what}: not within {within:?}; its log:\n{}", self.log()),
+            Err(_) => panic!("{} is not ready within {within:?}; its log:\n{}", self.name, self.log()),
         }
     }
 
@@ -153,7 +152,7 @@ impl Process {
     }
 
     pub fn is_running(&self) -> bool {
-        self.child.lock().is_some() && self.exited().is_none()
+        self.living().is_some()
     }
 
     /// How it ended, when it did by itself.
@@ -169,9 +168,17 @@ impl Process {
         }
     }
 
+    /// `None` when it has ended: its process id may be someone else's by now.
+    fn living(&self) -> Option<Pid> {
+        let mut child = self.child.lock();
+        let child = child.as_mut()?;
+        let ended = child.try_wait().expect("a child can be waited for");
+        ended.is_none().then(|| Pid::from_child(child))
+    }
+
     /// Itself, then its children, then theirs: none for a program that does not run.
     fn tree(&self) -> Vec<Pid> {
-        let mut tree: Vec<Pid> = self.child.lock().as_ref().map(Pid::from_child).into_iter().collect();
+        let mut tree: Vec<Pid> = self.living().into_iter().collect();
         let mut looked_at = 0;
         while let Some(parent) = tree.get(looked_at).map(|pid| pid.as_raw_pid()) {
             let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
@@ -216,9 +223,9 @@ impl Process {
     /// Asks it to end at once, and kills it when it has not after 5 s.
     pub(super) fn quit(&self) {
         self.signal(Signal::CONT);
-        if let Some(child) = self.child.lock().as_ref() {
+        if let Some(process) = self.living() {
             // It may have ended by itself a moment ago.
-            let _ = kill_process(Pid::from_child(child), Signal::QUIT);
+            let _ = kill_process(process, Signal::QUIT);
         }
         let patience = Instant::now() + Duration::from_secs(5);
         while self.is_running() && Instant::now() < patience {
