@@ -148,6 +148,10 @@ impl Process {
             stages.gateway.end().await;
             stages.registry.end().await;
             if let Some(store) = store {
+                // What is not closed shows in the chain as a process that did not end in order.
+                if let Err(error) = store.audit().close_epochs().await {
+                    tracing::warn!(%error, "the audit epochs of this process stay open");
+                }
                 store.close().await;
             }
             Ok(())

@@ -20,8 +20,8 @@ const KEY_TRAVELS: Duration = Duration::from_secs(2);
 const SAY_AFTER: Duration = Duration::from_secs(2);
 /// At the start, when there is nothing yet to judge with.
 const REFRESH_FIRST: Duration = Duration::from_millis(20);
-/// The contract's bound on how late a revocation may take hold.
-const GOOD_FOR: Duration = Duration::from_secs(5);
+/// A revocation takes hold within 5 s: a registry that has lost its database answers from memory for 1.5 s of them.
+const GOOD_FOR: Duration = Duration::from_secs(3);
 
 struct Fetched {
     view: Arc<AccessView>,
@@ -46,7 +46,7 @@ impl Access {
             Some(fetched) if fetched.at.elapsed() <= GOOD_FOR => Ok(fetched.view.clone()),
             Some(_) => Err(Error::unavailable(
                 "the hall cannot tell at the moment whether tokens are still good: agent-registry has not answered \
-                 for 5 s; repeat in a few seconds",
+                 for 3 s; repeat in a few seconds",
             )
             .with_retry_after(REFRESH_EVERY)),
             None => Err(Error::unavailable("the hall is starting: it has not read its keys yet; repeat in a second")
@@ -100,7 +100,7 @@ impl Access {
                     let since = *failing.get_or_insert_with(Instant::now);
                     // A moment's failure is a start or a restart; health tells of it, the log need not.
                     if since.elapsed() >= SAY_AFTER && !said {
-                        tracing::warn!(%error, "cannot read the access view; tokens are refused once it is 5 s old");
+                        tracing::warn!(%error, "cannot read the access view; tokens are refused once it is 3 s old");
                         said = true;
                     }
                 }
