@@ -275,6 +275,16 @@ impl Hall {
         &self.database_url
     }
 
+    /// The secrets of its configuration; of a sealing key the part that is one, without its name.
+    pub fn secrets(&self) -> Vec<String> {
+        let secret = |name: &str| name == "GUILDHALL_CLUSTER__SECRET" || name == "GUILDHALL_SECRETS__KEYS";
+        self.environment
+            .iter()
+            .filter(|(name, _)| secret(name))
+            .map(|(_, value)| value.rsplit(':').next().unwrap().to_owned())
+            .collect()
+    }
+
     /// `guildhall <arguments>` with this hall's configuration.
     pub fn command(&self, arguments: &[&str]) -> tokio::process::Command {
         let mut environment = self.environment.clone();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use guildhall_tests::{Caller, Hall, Setup, eventually, scenarios};
+use guildhall_tests::{Caller, Hall, Setup, eventually, mcp::Session, scenarios};
 use serde_json::json;
 
 scenarios! {
@@ -11,6 +11,7 @@ scenarios! {
     an_agent_that_left_takes_its_tokens_with_it(Setup::required());
     a_new_signing_key_leaves_old_tokens_good_for_the_overlap(Setup::required());
     a_registration_key_is_good_for_registering_alone(Setup::required());
+    no_secret_reaches_a_log_or_an_error(Setup::required().set("telemetry.log_filter", "debug"));
 }
 
 /// The contract's bound, with a second for the test's own calls.
@@ -129,4 +130,35 @@ async fn a_registration_key_is_good_for_registering_alone(hall: &Hall) {
     let unknown = hall.caller().token("ghr_unheard_of");
     unknown.post("/api/v1/agents/register", late).await.refused(401, "AuthenticationError");
     newcomer.get("/api/v1/agents").await.ok();
+}
+
+async fn no_secret_reaches_a_log_or_an_error(hall: &Hall) {
+    let token = hall.admin().register("worker").await;
+    let key = hall.run(&["token", "registration-key", "--json"]).await.ok().json()["key"].as_str().unwrap().to_owned();
+    let worker = hall.caller().token(&token);
+    Session::open(&worker).await.call("list_agents", json!({})).await;
+    let newcomer = json!({"agent_id": "newcomer", "name": "x"});
+    let registered = hall.caller().token(&key).post("/api/v1/agents/register", newcomer).await.ok();
+    let issued = registered["token"].as_str().unwrap();
+    let answers = [
+        hall.caller().token(&key).get("/api/v1/agents").await,
+        hall.caller().token(&format!("{token}x")).get("/api/v1/agents").await,
+        hall.caller().header("authorization", &format!("Basic {token}")).get("/api/v1/agents").await,
+        worker.post("/api/v1/agents/register", json!({"agent_id": "newcomer", "name": token})).await,
+    ];
+    for secret in [&token, &key, issued] {
+        for answer in &answers {
+            assert!(!answer.text.contains(secret), "{}", answer.text);
+        }
+        for service in hall.services() {
+            let log = service.process.log();
+            assert!(log.contains("DEBUG"), "the log is as talkative as it gets");
+            assert!(!log.contains(secret), "a secret is in a log");
+        }
+    }
+    for secret in hall.secrets() {
+        for service in hall.services() {
+            assert!(!service.process.log().contains(&secret), "a secret of the configuration is in a log");
+        }
+    }
 }
