@@ -118,7 +118,7 @@ if [ "$(id -u)" = 0 ]; then
     chown nobody "$template"
     as_user="setpriv --reuid nobody --regid nogroup --clear-groups"
     # A checkout in a folder of root's alone (`mktemp -d`): nobody gets through by root's own right.
-    $as_user test -r "$0" || as_user="$as_user --inh-caps +dac_override --ambient-caps +dac_override"
+    $as_user test -r "$root" || as_user="$as_user --inh-caps +dac_override --ambient-caps +dac_override"
 fi
 # A program of this machine by its own path: it looks for its companions there.
 (cd / && $as_user "$(readlink -f "$engines/bin/initdb")" --no-sync --auth trust --username guildhall --encoding UTF8 --locale C \
