@@ -13,7 +13,7 @@ use std::{fmt::Write, time::Duration};
 
 use async_nats::jetstream::{
     self,
-    context::{ContextBuilder, PublishError, PublishErrorKind},
+    context::{AccountErrorKind, ContextBuilder, PublishError, PublishErrorKind},
     message::PublishMessage,
 };
 use async_trait::async_trait;
@@ -35,12 +35,13 @@ use self::{
 };
 use crate::{BusOptions, hints, wire};
 
-/// For the server's answer. A stream with replicas answers in milliseconds, unless it is choosing a leader.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// For the stream's word that it has an event. One with replicas gives it in milliseconds, unless it is choosing a
+/// leader; whoever gives up sooner does not know whether the event is kept.
+const KEPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For an answer about streams and consumers. Servers that are choosing a leader give none at all, not even later.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// For handing a hint to the client, which takes it at once unless the connection is stuck.
 const HINT_TIMEOUT: Duration = Duration::from_secs(1);
-/// For the server to say that it is there.
-const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// For a message to oneself to come back, which shows that a subscription made before it is live.
 const ECHO_TIMEOUT: Duration = Duration::from_millis(250);
 const ECHO_ATTEMPTS: u32 = 8;
@@ -54,7 +55,10 @@ pub(crate) struct JetStream {
 
 struct Connection {
     link: Link,
-    jetstream: jetstream::Context,
+    /// For events.
+    events: jetstream::Context,
+    /// For streams and consumers.
+    streams: jetstream::Context,
 }
 
 impl JetStream {
@@ -71,8 +75,8 @@ impl JetStream {
     async fn connection(&self) -> Result<(&Connection, Life)> {
         let open = || async {
             let link = Link::open(self.address.clone()).await?;
-            let jetstream = ContextBuilder::new().timeout(ANSWER_TIMEOUT).build(link.client().clone());
-            Ok(Connection { link, jetstream })
+            let within = |timeout| ContextBuilder::new().timeout(timeout).build(link.client().clone());
+            Ok(Connection { events: within(KEPT_TIMEOUT), streams: within(ANSWER_TIMEOUT), link })
         };
         let connection = self.connection.get_or_try_init(open).await?;
         let life = connection.link.ready().await?;
@@ -90,8 +94,8 @@ impl JetStream {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let replicas = self.streams.ensure(&connection.jetstream, &self.address, partition).await?;
-            let published = async { connection.jetstream.send_publish(subject.to_owned(), message()).await?.await };
+            let replicas = self.streams.ensure(&connection.streams, &self.address, partition).await?;
+            let published = async { connection.events.send_publish(subject.to_owned(), message()).await?.await };
             match published.await {
                 Ok(answer) => {
                     let durability = self.durability(replicas);
@@ -216,9 +220,9 @@ impl Bus for JetStream {
             attempts += 1;
             let (connection, life) = self.connection().await?;
             let begin = async {
-                self.streams.ensure(&connection.jetstream, &self.address, partition).await.map_err(NotBegun::Error)?;
+                self.streams.ensure(&connection.streams, &self.address, partition).await.map_err(NotBegun::Error)?;
                 let subject = wire::event_subject(tenant, topic);
-                replay::begin(&connection.jetstream, &self.address, life.clone(), &stream, subject, from).await
+                replay::begin(&connection.streams, &self.address, life.clone(), &stream, subject, from).await
             };
             match life.clone().during(begin).await {
                 Some(Ok(events)) => return Ok(events.boxed()),
@@ -234,13 +238,15 @@ impl Bus for JetStream {
 
     async fn ping(&self) -> Result<()> {
         let (connection, mut life) = self.connection().await?;
-        let asked = tokio::time::timeout(PING_TIMEOUT, connection.jetstream.query_account());
+        let asked = connection.streams.query_account();
         match life.during(asked).await {
-            Some(Ok(Ok(_))) => Ok(()),
-            Some(Ok(Err(error))) => Err(self
+            Some(Ok(_)) => Ok(()),
+            Some(Err(error)) if error.kind() == AccountErrorKind::TimedOut => {
+                Err(self.address.unavailable("does not answer"))
+            }
+            Some(Err(error)) => Err(self
                 .address
                 .unavailable(format_args!("answers without JetStream ({error}): start it with --jetstream"))),
-            Some(Err(_)) => Err(self.address.unavailable("does not answer")),
             None => Err(self.address.unavailable("went away")),
         }
     }
