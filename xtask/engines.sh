@@ -130,6 +130,8 @@ mkdir -p "$engines/node"
 cp "$clients/package.json" "$clients/package-lock.json" "$engines/node/"
 (cd "$engines/node" && npm ci --no-audit --no-fund --loglevel error >&2) || give_up "npm ci failed"
 ln -sf "$engines/node/node_modules/.bin/node" "$engines/bin/node"
+# Node looks for packages beside a script.
+ln -sf "$clients/client.ts" "$engines/node/client.ts"
 rm -rf "$engines/python"
 pip install --quiet --no-deps --root-user-action ignore --target "$engines/python" --requirement "$clients/requirements.txt" ||
     give_up "pip cannot fetch the official Python client"
