@@ -6,7 +6,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::{StreamExt, future::join_all};
@@ -176,7 +176,10 @@ async fn no_event_is_left_lying_until_the_next_one_comes() {
         let publisher = bus.clone();
         let published = tokio::spawn(async move { publish(&publisher, None, "next").await });
         // Moves the question to the table across the commit, so that sometimes it is asked just before.
-        tokio::time::sleep(Duration::from_micros(i * 7 % 1_500)).await;
+        let ask_at = Instant::now() + Duration::from_micros(i * 37 % 3_000);
+        while Instant::now() < ask_at {
+            tokio::task::yield_now().await;
+        }
         let next = tokio::time::timeout(Duration::from_secs(5), events.next()).await;
         next.expect("an event lies there and was not seen").unwrap().unwrap();
         published.await.unwrap();

@@ -40,8 +40,6 @@ struct Reader {
     address: Address,
     /// Numbers of this consumer's own, without gaps: one that is left out was lost on the way.
     delivered: u64,
-    /// Nothing up to here is given out, whatever the server sends.
-    after: u64,
 }
 
 pub(super) async fn begin(
@@ -58,7 +56,7 @@ pub(super) async fn begin(
         GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => NotBegun::StreamIsMissing,
         kind => failed(&kind),
     })?;
-    let (deliver_policy, after) = start(&stream, from).map_err(NotBegun::Error)?;
+    let deliver_policy = start(&stream, from).map_err(NotBegun::Error)?;
     let config = pull::Config {
         deliver_policy,
         ack_policy: AckPolicy::None,
@@ -73,28 +71,25 @@ pub(super) async fn begin(
         kind => failed(&kind),
     })?;
     let messages = consumer.stream().heartbeat(HEARTBEAT).messages().await.map_err(|error| failed(&error))?;
-    let reader = Reader { messages, life, address: address.clone(), delivered: 0, after };
+    let reader = Reader { messages, life, address: address.clone(), delivered: 0 };
     Ok(stream::try_unfold(reader, |mut reader| async move {
         let event = reader.next().await?;
         Ok(Some((event, reader)))
     }))
 }
 
-fn start(stream: &Stream<Info>, from: ReplayFrom) -> Result<(DeliverPolicy, u64)> {
-    Ok(match from {
-        ReplayFrom::After(0) => (DeliverPolicy::All, 0),
-        ReplayFrom::After(seen) => (DeliverPolicy::ByStartSequence { start_sequence: seen.saturating_add(1) }, seen),
+fn start(stream: &Stream<Info>, from: ReplayFrom) -> Result<DeliverPolicy> {
+    let after = match from {
+        ReplayFrom::After(seen) => seen,
+        // By number, not "what is new": so that nothing is lost between this answer and the consumer's beginning.
+        ReplayFrom::Now => stream.cached_info().state.last_sequence,
         ReplayFrom::Time(time) => {
             let start_time = async_nats::datetime::from_nanos(i128::from(time.as_millis()) * NANOS_PER_MILLI)
                 .map_err(|_| Error::invalid("the time to replay from is outside the years that are known"))?;
-            (DeliverPolicy::ByStartTime { start_time }, 0)
+            return Ok(DeliverPolicy::ByStartTime { start_time });
         }
-        // By number, not "what is new": so that nothing is lost between this answer and the consumer's beginning.
-        ReplayFrom::Now => {
-            let last = stream.cached_info().state.last_sequence;
-            (DeliverPolicy::ByStartSequence { start_sequence: last + 1 }, last)
-        }
-    })
+    };
+    Ok(DeliverPolicy::ByStartSequence { start_sequence: after.saturating_add(1) })
 }
 
 impl Reader {
@@ -120,9 +115,6 @@ impl Reader {
             return Err(self.broken(&"an event was lost on the way"));
         }
         self.delivered = delivered;
-        if sequence <= self.after {
-            return Ok(None);
-        }
         let published_at = Timestamp::from_millis(i64::try_from(published_millis).unwrap_or(i64::MAX));
         match wire::decode(message.message.payload) {
             Ok(envelope) => Ok(Some(Event { sequence, published_at, envelope })),
