@@ -134,8 +134,12 @@ impl<'a> Envelope<'a> {
             Category::Data => refused(rpc::INVALID_REQUEST, "the message is not one of JSON-RPC 2.0"),
             _ => refused(rpc::PARSE_ERROR, &format!("the message is not JSON: {fault}")),
         })?;
+        let id_fits = envelope.id.is_none_or(|id| serde_json::from_str::<RequestId>(id.get()).is_ok());
         match envelope.jsonrpc.as_deref() {
-            Some("2.0") => Ok(envelope),
+            Some("2.0") if id_fits => Ok(envelope),
+            Some("2.0") => {
+                Err(refused(rpc::INVALID_REQUEST, "the message's id is neither a string nor a whole number"))
+            }
             _ => Err(refused(
                 rpc::INVALID_REQUEST,
                 "the message is not one of JSON-RPC 2.0: it lacks \"jsonrpc\": \"2.0\"",

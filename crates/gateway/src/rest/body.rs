@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use axum::{
-    body::{Body, Bytes},
+    body::Body,
     extract::{FromRequest, FromRequestParts, Request},
     http::request::Parts,
 };
+use bytes::{Bytes, BytesMut};
 use guildhall_domain::{Error, ErrorCode, Result};
+use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 
 use crate::error::Refusal;
@@ -17,28 +19,49 @@ pub(crate) const BODY_MAX_BYTES: usize = 1024 * 1024;
 /// A body that trickles in slower than this is not waited for.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
+/// What is read and thrown away after a body turned out too large: a client that is still sending would otherwise see
+/// its connection break, and not the answer.
+const DISCARDED_MAX_BYTES: usize = 16 * 1024 * 1024;
+const DISCARD_TIME: Duration = Duration::from_secs(5);
+
 /// Reads a whole body within the bounds of size and time.
-pub(crate) async fn read(body: Body, max_bytes: usize) -> Result<Bytes> {
-    match tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, max_bytes)).await {
+pub(crate) async fn read(mut body: Body, max_bytes: usize) -> Result<Bytes> {
+    match tokio::time::timeout(BODY_TIME, collect(&mut body, max_bytes)).await {
         Err(_) => Err(Error::timeout("the request's body did not arrive within 30 s")),
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(fault)) if is_too_long(&fault) => Err(Error::new(
-            ErrorCode::PayloadTooLarge,
-            format!("the request's body is larger than {max_bytes} bytes; nothing was done"),
-        )),
+        Ok(Ok(Some(bytes))) => Ok(bytes),
+        Ok(Ok(None)) => {
+            let _ = tokio::time::timeout(DISCARD_TIME, discard(&mut body)).await;
+            Err(Error::new(
+                ErrorCode::PayloadTooLarge,
+                format!("the request's body is larger than {max_bytes} bytes; nothing was done"),
+            ))
+        }
         Ok(Err(_)) => Err(Error::invalid("the request's body broke off; nothing was done")),
     }
 }
 
-fn is_too_long(fault: &axum::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(fault);
-    while let Some(error) = cause {
-        if error.is::<http_body_util::LengthLimitError>() {
-            return true;
+/// `None`: it is longer than `max_bytes`.
+async fn collect(body: &mut Body, max_bytes: usize) -> std::result::Result<Option<Bytes>, axum::Error> {
+    let mut collected = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            if collected.len() + data.len() > max_bytes {
+                return Ok(None);
+            }
+            collected.extend_from_slice(&data);
         }
-        cause = error.source();
     }
-    false
+    Ok(Some(collected.freeze()))
+}
+
+async fn discard(body: &mut Body) {
+    let mut discarded = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        discarded += frame.data_ref().map_or(0, Bytes::len);
+        if discarded > DISCARDED_MAX_BYTES {
+            return;
+        }
+    }
 }
 
 /// A JSON body. The content type is not asked for: what is not JSON does not parse.
