@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
-use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+use futures::{FutureExt as _, StreamExt as _, stream};
 use guildhall_domain::Error;
 use http_body_util::BodyExt as _;
 use rmcp::{
@@ -77,10 +77,12 @@ async fn said(answer: Response) -> Vec<Box<RawValue>> {
     let streamed = answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
     let body: Body = answer.into_body();
     if streamed {
-        let events = SseStream::new(body)
-            .try_filter_map(async |event| Ok(event.data.and_then(|data| RawValue::from_string(data).ok())));
+        let (mut events, mut messages) = (SseStream::new(body), Vec::new());
         // A stream that breaks off has said what it has said.
-        return events.filter_map(async |message| message.ok()).collect().await;
+        while let Some(Ok(event)) = events.next().await {
+            messages.extend(event.data.and_then(|data| RawValue::from_string(data).ok()));
+        }
+        return messages;
     }
     match body.collect().await {
         Ok(whole) => serde_json::from_slice(&whole.to_bytes()).into_iter().collect(),
