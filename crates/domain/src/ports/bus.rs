@@ -118,7 +118,7 @@ pub enum ReplayFrom {
     Now,
 }
 
-/// How long a topic keeps its events. What is older or above goes first.
+/// How long events are kept, and how many bytes of all topics together. What is older or above goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     pub age: Duration,
