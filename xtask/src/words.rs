@@ -3,27 +3,24 @@
 
 use std::{fs, process::Command};
 
-const WORDS: [&str; 9] = [
-    "/opt/wheels",
-    "/root/",
-    "/work/",
-    "\"resolved\":",
-    "files.pythonhosted.org",
-    "index-url",
-    "pypi.org",
-    "registry.npmjs.org",
-    "registry.yarnpkg.com",
+/// In two parts each, so that this list is not found by itself.
+const WORDS: [&str; 8] = [
+    concat!("/ro", "ot/"),
+    concat!("/wo", "rk/"),
+    concat!("\"resol", "ved\":"),
+    concat!("index", "-url"),
+    concat!("pythonhosted", ".org"),
+    concat!("pypi", ".org"),
+    concat!("npmjs", ".org"),
+    concat!("yarnpkg", ".com"),
 ];
-
-/// This list itself.
-const EXEMPT: &str = "xtask/src/words.rs";
 
 pub(crate) fn faults() -> Vec<String> {
     let output = Command::new("git").args(["ls-files", "-z"]).output().expect("git is there, and this is a checkout");
     assert!(output.status.success(), "git ls-files: {}", String::from_utf8_lossy(&output.stderr));
     let files = String::from_utf8_lossy(&output.stdout);
     let mut faults = Vec::new();
-    for path in files.split('\0').filter(|path| !path.is_empty() && *path != EXEMPT) {
+    for path in files.split('\0').filter(|path| !path.is_empty()) {
         // Gone from the working tree, or not text: nothing to read.
         let Ok(text) = fs::read_to_string(path) else { continue };
         faults.extend(faults_in(path, &text));
@@ -47,6 +44,7 @@ mod tests {
 
     #[test]
     fn a_path_of_one_machine_is_found_with_its_line() {
-        assert_eq!(faults_in("a.md", "fine\nsee /root/x"), ["a.md:2: has /root/"]);
+        let text = format!("fine\nsee {}x", WORDS[0]);
+        assert_eq!(faults_in("a.md", &text), [format!("a.md:2: has {}", WORDS[0])]);
     }
 }

@@ -3,11 +3,8 @@
 use std::process::Command;
 
 /// Package and bench; each prints one line of JSON.
-pub(super) const BENCHES: [(&str, &str); 3] = [
-    ("guildhall-rpc", "in_process"),
-    ("guildhall-agent-registry", "list_agents"),
-    ("guildhall-store", "registration"),
-];
+pub(super) const BENCHES: [(&str, &str); 3] =
+    [("guildhall-rpc", "in_process"), ("guildhall-agent-registry", "list_agents"), ("guildhall-store", "registration")];
 
 pub(super) const HALL: &str = "target/release/guildhall";
 
