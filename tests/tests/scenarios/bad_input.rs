@@ -116,7 +116,8 @@ async fn malformed_mcp_is_refused_by_its_own_rules(hall: &Hall) {
     }
     // The session has not suffered.
     session.result("tools/list", json!({})).await;
-    let form = raw(hall, "/mcp", "application/x-www-form-urlencoded", "a=b").await;
+    let list = r#"{"jsonrpc": "2.0", "id": 1, "method": "tools/list"}"#;
+    let form = raw(hall, "/mcp", "application/x-www-form-urlencoded", list).await;
     assert_eq!(form.status, 415, "{}", form.text);
 }
 
