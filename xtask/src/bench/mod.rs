@@ -29,11 +29,16 @@ pub(crate) fn run() -> Result<(), String> {
         for (package, bench) in programs::BENCHES {
             eprintln!("  {bench}");
             let printed = output(Command::new("cargo").args(["bench", "--quiet", "-p", package, "--bench", bench]))?;
-            let line = printed.lines().rev().find(|line| line.starts_with('{'));
-            let value: Value = line
-                .and_then(|line| serde_json::from_str(line).ok())
-                .ok_or_else(|| format!("{bench} printed no line of JSON: {printed}"))?;
-            collect(bench, &value, &mut figures);
+            let lines: Vec<Value> =
+                printed.lines().filter_map(|line| serde_json::from_str(line).ok()).filter(Value::is_object).collect();
+            if lines.is_empty() {
+                return Err(format!("{bench} printed no line of JSON: {printed}"));
+            }
+            for line in &lines {
+                // A bench that measures several things names each.
+                let name = line["name"].as_str().unwrap_or(bench);
+                collect(name, line, &mut figures);
+            }
         }
     }
     report::write(&figures)

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-/// Package and bench; each prints one line of JSON.
+/// Package and bench; each prints lines of JSON.
 pub(super) const BENCHES: [(&str, &str); 3] =
     [("guildhall-rpc", "in_process"), ("guildhall-agent-registry", "list_agents"), ("guildhall-store", "registration")];
 
