@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-use crate::{heartbeats::Heartbeats, limits::Limits, tools::ToolRouter};
+use crate::{heartbeats::Heartbeats, identity::Identity, limits::Limits, tools::ToolRouter};
 
 /// An agent's record or presence has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,7 @@ pub(crate) struct Hall {
     pub(crate) registry: Arc<dyn AgentRegistry>,
     pub(crate) hot: Arc<dyn Hot>,
     pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) identity: Arc<Identity>,
     pub(crate) policy: Arc<Policy>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limits: Limits,

@@ -99,7 +99,9 @@ impl Gateway {
         let (recorder, recording) = Recorder::new(RecorderOptions::new("gateway"), clock.clone());
         let to_registry = recorder::to_registry(registry.clone(), "gateway");
         let changed = hall::changes();
+        let identity = Arc::new(Identity::new(mode, access.clone(), heartbeats.clone(), clock.clone()));
         let hall = Arc::new(Hall {
+            identity: identity.clone(),
             limits: Limits::new(hot.clone(), rate),
             registry,
             hot,
@@ -112,7 +114,6 @@ impl Gateway {
             recorder,
             agents_changed: changed.clone(),
         });
-        let identity = Arc::new(Identity::new(mode, access.clone(), heartbeats.clone(), clock.clone()));
         let mcp = Arc::new(McpDoor::new(hall.clone(), max_sessions));
 
         let router = rest::router(hall)

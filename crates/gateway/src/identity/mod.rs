@@ -17,8 +17,8 @@ use axum::{
     response::Response,
 };
 use guildhall_domain::{
-    AccessView, AgentId, Call, Clock, Error, Principal, PrincipalKind, Result, TenantId, Timestamp, TraceContext,
-    principal::roles,
+    AccessView, AgentId, Call, Clock, Error, ErrorCode, Principal, PrincipalKind, Result, TenantId, Timestamp,
+    TraceContext, principal::roles,
 };
 use guildhall_guard::{Secret, token};
 use moka::sync::Cache;
@@ -40,6 +40,8 @@ const REGISTRATION_KEY_PREFIX: &str = "ghr_";
 pub(crate) const REGISTER_PATH: &str = "/api/v1/agents/register";
 /// Tokens judged lately. A token costs one signature check per gateway, not one per call.
 const TOKENS_BOUND: u64 = 100_000;
+/// How often an open stream's caller is looked at again: well within the 5 s that a revocation has.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A call's time unless the client asks for less.
 const CALL_TIME: Duration = Duration::from_secs(30);
 /// Longer than any token of the hall.
@@ -52,8 +54,8 @@ pub(crate) struct Caller {
     pub(crate) trace: TraceContext,
     /// Present on the registration route alone.
     pub(crate) registration_key: Option<Arc<Secret>>,
-    /// When its token ends; an open stream must not outlive it.
-    pub(crate) expires_at: Option<Timestamp>,
+    /// `None` for a caller of an open hall, and with a registration key.
+    token: Option<Arc<str>>,
 }
 
 impl Caller {
@@ -70,12 +72,13 @@ pub(crate) struct Identity {
     access: Arc<Access>,
     heartbeats: Arc<Heartbeats>,
     clock: Arc<dyn Clock>,
-    judged: Cache<Box<str>, Judged>,
+    judged: Cache<Arc<str>, Judged>,
 }
 
 /// A token found good, as of one version of the access view.
 #[derive(Clone)]
 struct Judged {
+    token: Arc<str>,
     version: u64,
     principal: Arc<Principal>,
     expires_at: Timestamp,
@@ -94,7 +97,7 @@ impl Identity {
                 AuthMode::Open => {
                     let principal = Arc::new(self_named(uri, headers)?);
                     self.check_not_paused(&principal)?;
-                    Ok(self.heard(Caller { principal, trace, registration_key: None, expires_at: None }))
+                    Ok(self.heard(Caller { principal, trace, registration_key: None, token: None }))
                 }
                 AuthMode::Required => Err(Error::unauthenticated(
                     "this hall asks for a token: send Authorization: Bearer <token>; an agent gets its token when it \
@@ -112,15 +115,10 @@ impl Identity {
             // The key decides the tenant and the roles; until the registry has looked it up, this is nobody.
             let nobody = Principal::new::<String>(TenantId::default(), PrincipalKind::Service, "registration-key", []);
             let registration_key = Some(Arc::new(Secret::from(token)));
-            return Ok(Caller { principal: Arc::new(nobody), trace, registration_key, expires_at: None });
+            return Ok(Caller { principal: Arc::new(nobody), trace, registration_key, token: None });
         }
         let judged = self.judge(token).await?;
-        Ok(self.heard(Caller {
-            principal: judged.principal,
-            trace,
-            registration_key: None,
-            expires_at: Some(judged.expires_at),
-        }))
+        Ok(self.heard(Caller { principal: judged.principal, trace, registration_key: None, token: Some(judged.token) }))
     }
 
     async fn judge(&self, token: &str) -> Result<Judged> {
@@ -149,8 +147,13 @@ impl Identity {
                 return Err(refusal.into());
             }
         };
-        let judged = Judged { version, principal: Arc::new(verified.principal), expires_at: verified.expires_at };
-        self.judged.insert(token.into(), judged.clone());
+        let judged = Judged {
+            token: token.into(),
+            version,
+            principal: Arc::new(verified.principal),
+            expires_at: verified.expires_at,
+        };
+        self.judged.insert(judged.token.clone(), judged.clone());
         Ok(judged)
     }
 
@@ -160,6 +163,21 @@ impl Identity {
         match view.paused.get(&(principal.tenant.clone(), agent)) {
             Some(reason) => Err(token::Refusal::Paused(reason.clone()).into()),
             None => Ok(()),
+        }
+    }
+
+    /// Comes when the caller of an open stream is no longer let in: its token has expired or was revoked, or its agent
+    /// paused. A hall that cannot tell keeps the stream, and refuses the next call.
+    pub(crate) async fn shut_out(&self, caller: &Caller) {
+        loop {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            let verdict = match &caller.token {
+                Some(token) => self.judge(token).await.map(drop),
+                None => self.check_not_paused(&caller.principal),
+            };
+            if verdict.is_err_and(|error| error.code != ErrorCode::Unavailable) {
+                return;
+            }
         }
     }
 

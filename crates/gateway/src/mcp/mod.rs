@@ -22,6 +22,7 @@ use axum::{
     routing::any,
 };
 use bytes::Bytes;
+use futures::StreamExt as _;
 use guildhall_domain::{Error, ErrorCode};
 use http_body_util::{BodyExt as _, Full};
 use rmcp::{
@@ -237,6 +238,10 @@ impl McpDoor {
         }
         let ends = (parts.method == Method::DELETE).then(|| session_id(&parts.headers).map(str::to_owned)).flatten();
         let response = self.serve(parts, Bytes::new()).await;
+        // A stream ends with its caller's right to it.
+        let (hall, watched) = (self.hall.clone(), caller.clone());
+        let shut_out = async move { hall.identity.shut_out(&watched).await };
+        let response = response.map(|body| Body::from_stream(body.into_data_stream().take_until(Box::pin(shut_out))));
         if let Some(id) = ends
             && response.status().is_success()
         {

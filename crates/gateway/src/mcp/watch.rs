@@ -119,7 +119,7 @@ impl Drop for Watched {
     }
 }
 
-/// Serves one `subscriptions/listen` until it is cancelled or its caller's token ends.
+/// Serves one `subscriptions/listen` until it is cancelled or its caller shut out.
 pub(crate) async fn listen(hall: &Hall, caller: &Caller, context: &SubscriptionContext) {
     let accepted: &SubscriptionFilter = context.accepted();
     let uris = accepted.resource_subscriptions.clone().unwrap_or_default();
@@ -133,16 +133,10 @@ pub(crate) async fn listen(hall: &Hall, caller: &Caller, context: &SubscriptionC
             }
         }
     };
-    let token_ends = async {
-        match caller.expires_at {
-            Some(at) => tokio::time::sleep(at.since(hall.clock.now())).await,
-            None => std::future::pending().await,
-        }
-    };
     tokio::select! {
         () = notify => {}
         () = context.cancelled() => {}
-        () = token_ends => {}
+        () = hall.identity.shut_out(caller) => {}
     }
 }
 
