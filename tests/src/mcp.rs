@@ -178,6 +178,11 @@ impl Listening {
         Self(Box::pin(messages))
     }
 
+    /// Whether the stream ends within `patience`, whatever it still says.
+    pub async fn ends(&mut self, patience: std::time::Duration) -> bool {
+        tokio::time::timeout(patience, async { while self.0.next().await.is_some() {} }).await.is_ok()
+    }
+
     /// The next message; `None` when none comes for `patience`, or the stream ends.
     pub async fn next(&mut self, patience: std::time::Duration) -> Option<Value> {
         tokio::time::timeout(patience, self.0.next()).await.ok().flatten()

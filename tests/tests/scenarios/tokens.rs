@@ -2,12 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use guildhall_tests::{Caller, Hall, Setup, eventually, mcp::Session, scenarios};
+use guildhall_tests::{
+    Caller, Hall, Setup, eventually,
+    mcp::{Session, Stateless},
+    scenarios,
+};
 use serde_json::json;
 
 scenarios! {
     a_token_is_good_until_it_expires(Setup::required());
     a_revoked_token_ends_on_every_gateway_within_five_seconds(Setup::required());
+    open_streams_end_with_the_token_that_opened_them(Setup::required());
     an_agent_that_left_takes_its_tokens_with_it(Setup::required());
     a_new_signing_key_leaves_old_tokens_good_for_the_overlap(Setup::required());
     a_registration_key_is_good_for_registering_alone(Setup::required());
@@ -67,6 +72,18 @@ async fn a_revoked_token_ends_on_every_gateway_within_five_seconds(hall: &Hall) 
         (hall.caller().token(&again).get("/api/v1/agents").await.status == 200).then_some(())
     })
     .await;
+}
+
+async fn open_streams_end_with_the_token_that_opened_them(hall: &Hall) {
+    let token = hall.admin().register("listener").await;
+    let caller = hall.caller().token(&token);
+    let mut old = Session::open(&caller).await.listen().await;
+    let watched = json!({"notifications": {"resourceSubscriptions": ["agents://listener/status"]}});
+    let mut new = Stateless::new("subscriptions/listen", watched).listen(&caller).await;
+    assert!(!old.ends(Duration::from_secs(2)).await, "an open stream ended while its token was good");
+    hall.run(&["token", "revoke", "--agent", "listener"]).await.ok();
+    assert!(old.ends(WITHIN).await, "the stream of a session outlived its token");
+    assert!(new.ends(WITHIN).await, "a subscription outlived its token");
 }
 
 async fn an_agent_that_left_takes_its_tokens_with_it(hall: &Hall) {
