@@ -256,12 +256,21 @@ impl Hall {
         }
     }
 
-    /// The hot store forgets everything: Redis is flushed, or the one process that has it in memory dies and is
-    /// started again.
+    /// The hot store forgets everything, and so does every process that kept signs of life in its memory: what is
+    /// left is the database.
     pub async fn lose_hot_store(&self) {
-        match &self.engines {
-            Engines::Embedded { .. } => self.gateways[0].restart().await,
-            Engines::Distributed { redis, .. } => redis.flush().await,
+        let remembering = if self.registries.is_empty() { &self.gateways } else { &self.registries };
+        for service in remembering {
+            service.process.kill();
+        }
+        if let Engines::Distributed { redis, .. } = &self.engines {
+            redis.flush().await;
+        }
+        for service in remembering {
+            service.process.start();
+        }
+        for service in remembering {
+            service.ready().await;
         }
     }
 
