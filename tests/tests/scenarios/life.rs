@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use guildhall_tests::{Hall, Setup, Shape, mcp::Session, program, raw::Socket, scenarios};
+use guildhall_tests::{Hall, Setup, Shape, eventually, mcp::Session, program, raw::Socket, scenarios};
 use serde_json::json;
 
 scenarios! {
@@ -31,15 +31,20 @@ async fn both_addresses_of_a_gateway_answer_the_same(hall: &Hall) {
 
 async fn the_first_screen_says_where_the_hall_is_and_what_to_paste(hall: &Hall) {
     for (gateway, address) in hall.gateways().iter().zip(hall.gateway_addresses()) {
-        let screen = gateway.process.log();
-        assert!(screen.contains(&address.to_string()), "{screen}");
+        let mut lines = vec![address.to_string()];
         if hall.shape() == Shape::Embedded {
-            for line in
-                [format!("http://{address}/mcp"), format!("http://{address}/api/v1"), "guildhall connect".into()]
-            {
-                assert!(screen.contains(&line), "{line}: {screen}");
-            }
+            lines.extend([
+                format!("http://{address}/mcp"),
+                format!("http://{address}/api/v1"),
+                "guildhall connect".into(),
+            ]);
         }
+        // It comes a moment after `/ready` says yes.
+        eventually("the first screen says it all", Duration::from_secs(10), async || {
+            let screen = gateway.process.log();
+            lines.iter().all(|line| screen.contains(line)).then_some(())
+        })
+        .await;
     }
 }
 
