@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::TryStreamExt;
-use guildhall_domain::{AgentId, Entropy, Result, TenantId, Timestamp, ports::AgentStore};
+use guildhall_domain::{AgentId, Entropy, Presence, Result, TenantId, Timestamp, ports::AgentStore};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +19,8 @@ use crate::{
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A look sees every agent that joined within this time, with room for a slow one; none is silent so soon.
+const JUST_JOINED: Duration = Duration::from_secs(5);
 /// While the roster is still being read.
 const LOOK_FIRST: Duration = Duration::from_millis(20);
 /// Signs are read again this far back: gateways gather them for a second, and clocks differ.
@@ -215,8 +217,14 @@ impl Watch {
             let (mut marks, mut changes) = (Vec::new(), Vec::new());
             for agent in shown.agents.iter() {
                 match told.announced.get(&agent.agent_id) {
-                    // New here: its joining was announced with this status.
-                    None => marks.push((agent.agent_id.clone(), Announced::new(now, agent.status))),
+                    // New here: its joining was announced as active, because registering is a sign of life. One that
+                    // was here before, and whose mark is lost, was announced with what it is.
+                    None => {
+                        marks.push((agent.agent_id.clone(), Announced::new(now, agent.status)));
+                        if agent.status != Presence::Active && now.since(agent.registered_at) < JUST_JOINED {
+                            changes.push((agent.clone(), Presence::Active));
+                        }
+                    }
                     Some(before) if before.status != agent.status => {
                         marks.push((agent.agent_id.clone(), before.then(now, agent.status)));
                         changes.push((agent.clone(), before.status));

@@ -130,6 +130,7 @@ macro_rules! registry_contract {
                 silence_turns_to_idle_and_offline_and_is_announced_once
                 a_heartbeat_on_one_replica_is_seen_by_the_other
                 an_agent_says_that_it_is_busy_and_that_it_is_no_longer
+                a_change_right_after_joining_is_announced
                 signs_of_strangers_and_from_the_future_change_nothing
             }
             $crate::registry_contract! {

@@ -114,6 +114,19 @@ pub async fn an_agent_says_that_it_is_busy_and_that_it_is_no_longer(stage: &Stag
     refused(other, ErrorCode::PermissionDenied);
 }
 
+pub async fn a_change_right_after_joining_is_announced(stage: &Stage) {
+    let mut hints = stage.bus.hints(subject::STATUS).await.unwrap();
+    let mut heard = Heard::new();
+    stage.register(&admin(), &named("hasty")).await.unwrap();
+    stage.clock.advance(Duration::from_millis(1));
+    insist(|| async { stage.here.heartbeats(&agent("hasty"), vec![beat(stage, "hasty", Some(true))]).await })
+        .await
+        .unwrap();
+    // Everyone was told of the joining as active.
+    hear(&mut hints, &mut heard, |heard| heard.contains_key("hasty")).await;
+    assert_eq!(heard["hasty"], [("busy".to_owned(), "active".to_owned())]);
+}
+
 pub async fn signs_of_strangers_and_from_the_future_change_nothing(stage: &Stage) {
     stage.register(&admin(), &named("known")).await.unwrap();
     let registered = stage.clock.now();
