@@ -2,7 +2,7 @@
 //! ignores deadlines and lets a panic unwind into its caller.
 //!
 //! The call runs as part of its caller's task: it ends when the caller no longer waits, and wakes no other thread. A
-//! task of its own costs 20 µs of processor time where the runtime has a second thread to wake for it, this 2 µs.
+//! task of its own cost some 20 µs of processor time more, where the runtime has a second thread to wake for it.
 
 use std::convert::Infallible;
 
