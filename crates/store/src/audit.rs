@@ -15,7 +15,7 @@ use sqlx::{PgConnection, Postgres, QueryBuilder, Sqlite, SqliteConnection};
 
 use crate::{
     failure::Failure,
-    row::{AuditRow, EpochRow, WrittenRow, count, hex, json, signed},
+    row::{AuditRow, EpochRow, WrittenRow, count, json, signed},
 };
 
 /// Records a query gives when it does not say, and at most.
@@ -80,7 +80,7 @@ impl Scribe {
     pub(crate) fn new(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>, writer: String) -> Self {
         let mut run = [0; 16];
         entropy.fill(&mut run);
-        Self { clock, entropy, writer, run: hex(&run) }
+        Self { clock, entropy, writer, run: hex::encode(run) }
     }
 
     /// Adds the entries to this transaction, each with the next number of its tenant's epoch.
@@ -129,7 +129,7 @@ impl Scribe {
         let mut salt = [0; 16];
         self.entropy.fill(&mut salt);
         let hash = Sha256::new().chain_update(salt).chain_update(canonical_body(&entry.body)).finalize();
-        Ok(NewRecord { entry, number, salt, body: json(&entry.body)?, body_hash: hex(&hash) })
+        Ok(NewRecord { entry, number, salt, body: json(&entry.body)?, body_hash: hex::encode(hash) })
     }
 }
 

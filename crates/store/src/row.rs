@@ -34,10 +34,6 @@ pub(crate) fn bytes<const N: usize>(bytes: &[u8]) -> Result<[u8; N]> {
     bytes.try_into().map_err(unreadable)
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[derive(Debug, FromRow)]
 pub(crate) struct AgentRow {
     tenant: String,
@@ -181,7 +177,7 @@ impl AuditRow {
             target: self.target,
             outcome: self.outcome.parse()?,
             body_hash: self.body_hash,
-            salt: self.salt.as_deref().map(hex),
+            salt: self.salt.as_deref().map(hex::encode),
             body: self.body.as_deref().map(from_json).transpose()?,
             hash: self.hash,
         })

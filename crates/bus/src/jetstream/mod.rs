@@ -9,7 +9,7 @@ mod link;
 mod replay;
 mod streams;
 
-use std::{fmt::Write, time::Duration};
+use std::time::Duration;
 
 use async_nats::jetstream::{
     self,
@@ -196,7 +196,7 @@ impl Bus for JetStream {
         envelope: Envelope,
     ) -> Result<Published> {
         let (partition, subject) = (wire::partition(tenant, topic), wire::event_subject(tenant, topic));
-        let id = key.map(|key| hex(&wire::duplicate_id(tenant, topic, &envelope.principal, key)));
+        let id = key.map(|key| hex::encode(wire::duplicate_id(tenant, topic, &envelope.principal, key)));
         let bytes = wire::encode(&envelope)?;
         let (connection, mut life) = self.connection().await?;
         let message = || {
@@ -250,11 +250,4 @@ impl Bus for JetStream {
             None => Err(self.address.unavailable("went away")),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
-        text
-    })
 }

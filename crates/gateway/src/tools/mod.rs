@@ -146,7 +146,7 @@ pub(crate) async fn call(hall: &Hall, call: &Call, tool: &Tool, arguments: Value
         hall.clock.now(),
         "tool.call",
         format!("tool:{}", tool.name),
-        json!({"arguments_sha256": hex(&given)}),
+        json!({"arguments_sha256": hex::encode(given)}),
     );
     let outcome = match &result {
         Ok(_) => "ok",
@@ -159,14 +159,6 @@ pub(crate) async fn call(hall: &Hall, call: &Call, tool: &Tool, arguments: Value
     hall.recorder.record(entry);
     metrics::counter!("guildhall_tool_calls_total", "tool" => tool.name, "outcome" => outcome).increment(1);
     result
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// The toolsets that the address asks for, `?toolsets=a,b`; none: all.
