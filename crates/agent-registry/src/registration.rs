@@ -73,7 +73,7 @@ impl Registry {
             outcome: Outcome::Done,
             body: json!({
                 "name": new.name, "capabilities": new.capabilities, "roles": new.roles, "pool": new.pool,
-                "delivery": new.delivery,
+                "delivery": new.delivery, "webhook_url": new.webhook_url,
             }),
         };
         let StoredAgent { agent, created } =

@@ -7,7 +7,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use guildhall_domain::{
     Error, ErrorCode, Principal, Result, TenantId, Timestamp, TraceContext,
-    ports::bus::{Envelope, Subject, Topic},
+    ports::bus::{Envelope, NodeName, Subject, Topic},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -25,6 +25,11 @@ const PREFIX_BYTES: usize = 5;
 
 pub(crate) fn hint_subject(subject: Subject) -> String {
     format!("gh.hint.{subject}")
+}
+
+/// Where one node is told things.
+pub(crate) fn node_subject(node: &NodeName) -> String {
+    format!("gh.node.{}", node.as_str())
 }
 
 /// Where a topic's events go. Tenants have no dots, and a topic's words between dots are never empty, so that one

@@ -22,6 +22,8 @@ pub mod subject {
 pub const METADATA_MAX_BYTES: usize = 16 * 1024;
 /// Capabilities and roles of one agent.
 pub const TAGS_MAX: usize = 64;
+/// Public keys that an agent's record keeps beside the present one.
+pub const OLD_KEYS_MAX: usize = 8;
 pub const PAGE_DEFAULT: usize = 100;
 pub const PAGE_MAX: usize = 1_000;
 
@@ -165,9 +167,16 @@ pub struct Agent {
     #[serde(default)]
     pub pool: Option<String>,
     pub delivery: Delivery,
+    /// Where its mail is brought when it wants that by webhook.
+    #[serde(default)]
+    pub webhook_url: Option<String>,
     pub metadata: Map<String, Value>,
     #[serde(default)]
     pub public_key: Option<PublicKey>,
+    /// Those it published before, the newest first, at most [`OLD_KEYS_MAX`]: mail sealed for them can still be told
+    /// apart.
+    #[serde(default)]
+    pub old_keys: Vec<PublicKey>,
     /// Why an administrator paused it; `None`: it is not paused.
     #[serde(default)]
     pub paused: Option<String>,
@@ -200,6 +209,8 @@ pub struct NewAgent {
     #[serde(default)]
     pub delivery: Option<Delivery>,
     #[serde(default)]
+    pub webhook_url: Option<String>,
+    #[serde(default)]
     pub metadata: Option<Map<String, Value>>,
     #[serde(default)]
     pub public_key: Option<PublicKey>,
@@ -215,6 +226,7 @@ impl NewAgent {
             roles: None,
             pool: None,
             delivery: None,
+            webhook_url: None,
             metadata: None,
             public_key: None,
         }
@@ -224,6 +236,7 @@ impl NewAgent {
     pub fn check(&self) -> Result<()> {
         check_text("name", self.name.as_deref(), 256)?;
         check_text("session_id", self.session_id.as_deref(), 256)?;
+        check_text("webhook_url", self.webhook_url.as_deref(), 2048)?;
         check_tag("pool", self.pool.as_deref().into_iter())?;
         check_tag("capabilities", self.capabilities.iter().flatten().map(String::as_str))?;
         check_tag("roles", self.roles.iter().flatten().map(String::as_str))?;

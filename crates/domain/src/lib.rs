@@ -19,7 +19,9 @@ pub mod audit;
 pub mod call;
 pub mod clock;
 pub mod error;
+pub mod event;
 pub mod id;
+pub mod mail;
 pub mod ports;
 pub mod principal;
 

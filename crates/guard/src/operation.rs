@@ -63,6 +63,25 @@ operations! {
     ReadAudit "audit.read" Tenant,
     VerifyAudit "audit.verify" Tenant,
 
+    // mail
+    SendMail "messages.send" Own,
+    /// Taking what waits, and settling it.
+    TakeMail "messages.take" Own,
+    /// History, counts and states: takes nothing.
+    ReadMail "messages.read" Own,
+    ReadDeadLetters "dead_letters.read" Own,
+    RedriveDeadLetters "dead_letters.redrive" Own,
+    PurgeDeadLetters "dead_letters.purge" Own,
+    SendRequest "requests.send" Own,
+    AnswerRequest "requests.answer" Own,
+
+    // topics; which ones, `topic:<name>` says
+    PublishEvent "topics.publish" Tenant,
+    ReadTopic "topics.read" Tenant,
+    SubscribeTopic "topics.subscribe" Own,
+    /// Its schema.
+    ManageTopic "topics.manage" Tenant,
+
     // what the gateway offers by itself
     ReadResource "resources.read" Tenant,
     /// Any tool at all; which ones, `tool:<name>` says.

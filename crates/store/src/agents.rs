@@ -7,7 +7,8 @@
 use std::future::Future;
 
 use guildhall_domain::{
-    Agent, AgentId, NewAgent, Presence, Result, TenantId, Timestamp, ports::agent_store::AgentEdit, principal::roles,
+    Agent, AgentId, NewAgent, Presence, PublicKey, Result, TenantId, Timestamp, agent::OLD_KEYS_MAX,
+    ports::agent_store::AgentEdit, principal::roles,
 };
 use sqlx::{PgConnection, SqliteConnection};
 
@@ -20,17 +21,18 @@ const NEXT_VERSION: &str = "UPDATE versions SET agents = agents + 1 RETURNING ag
 const AGENT: &str = "SELECT * FROM agents WHERE tenant = $1 AND agent_id = $2";
 const CHANGES: &str = "SELECT * FROM agents WHERE version > $1 ORDER BY version LIMIT $2";
 const PUT_AGENT: &str = "INSERT INTO agents (tenant, agent_id, version, gone, name, session_id, capabilities, roles,
-        pool, delivery, metadata, public_key, paused, registered_at, last_seen, token_epoch)
-    VALUES ($1, $2, $3, FALSE, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+        pool, delivery, metadata, public_key, paused, registered_at, last_seen, token_epoch, webhook_url, old_keys)
+    VALUES ($1, $2, $3, FALSE, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
     ON CONFLICT (tenant, agent_id) DO UPDATE SET version = excluded.version, gone = FALSE, name = excluded.name,
         session_id = excluded.session_id, capabilities = excluded.capabilities, roles = excluded.roles,
         pool = excluded.pool, delivery = excluded.delivery, metadata = excluded.metadata,
         public_key = excluded.public_key, paused = excluded.paused, registered_at = excluded.registered_at,
-        last_seen = excluded.last_seen, token_epoch = excluded.token_epoch";
+        last_seen = excluded.last_seen, token_epoch = excluded.token_epoch, webhook_url = excluded.webhook_url,
+        old_keys = excluded.old_keys";
 /// What the agent said of itself goes with it.
 const BURY_AGENT: &str = "UPDATE agents SET version = $3, token_epoch = token_epoch + 1, gone = TRUE, name = '',
         session_id = NULL, capabilities = '[]', roles = '[]', pool = NULL, metadata = '{}', public_key = NULL,
-        paused = NULL, last_seen = NULL
+        paused = NULL, last_seen = NULL, webhook_url = NULL, old_keys = '[]'
     WHERE tenant = $1 AND agent_id = $2 AND NOT gone";
 
 pub(crate) trait AgentTable: Send {
@@ -83,7 +85,9 @@ macro_rules! agent_table {
                     .bind(agent.paused.as_deref())
                     .bind(agent.registered_at.as_millis())
                     .bind(agent.last_heartbeat.map(Timestamp::as_millis))
-                    .bind(i64::from(agent.token_epoch));
+                    .bind(i64::from(agent.token_epoch))
+                    .bind(agent.webhook_url.as_deref())
+                    .bind(json(&agent.old_keys)?);
                 put.execute(self).await?;
                 Ok(())
             }
@@ -113,8 +117,10 @@ pub(crate) fn registered(tenant: &TenantId, new: &NewAgent, before: Option<Agent
         roles: [roles::AGENT.to_owned()].into(),
         pool: None,
         delivery: Default::default(),
+        webhook_url: None,
         metadata: Default::default(),
         public_key: None,
+        old_keys: Vec::new(),
         paused: None,
         registered_at: now,
         last_heartbeat: None,
@@ -122,6 +128,10 @@ pub(crate) fn registered(tenant: &TenantId, new: &NewAgent, before: Option<Agent
         token_epoch,
     });
     let new = new.clone();
+    let kept = match new.public_key {
+        Some(key) => with_key(kept, key),
+        None => kept,
+    };
     Ok(Agent {
         name: new.name.unwrap_or(kept.name),
         session_id: new.session_id.or(kept.session_id),
@@ -130,17 +140,25 @@ pub(crate) fn registered(tenant: &TenantId, new: &NewAgent, before: Option<Agent
         pool: new.pool.or(kept.pool),
         delivery: new.delivery.unwrap_or(kept.delivery),
         metadata: new.metadata.unwrap_or(kept.metadata),
-        public_key: new.public_key.or(kept.public_key),
+        webhook_url: new.webhook_url.or(kept.webhook_url),
         last_heartbeat: kept.last_heartbeat.max(Some(now)),
         ..kept
     })
+}
+
+/// Its present key becomes an old one, unless it is the same.
+fn with_key(agent: Agent, key: PublicKey) -> Agent {
+    let replaced = agent.public_key.filter(|present| *present != key);
+    let mut old_keys: Vec<_> = replaced.into_iter().chain(agent.old_keys).filter(|old| *old != key).collect();
+    old_keys.truncate(OLD_KEYS_MAX);
+    Agent { public_key: Some(key), old_keys, ..agent }
 }
 
 pub(crate) fn edited(agent: Agent, edit: AgentEdit) -> Agent {
     match edit {
         AgentEdit::Pause(reason) => Agent { paused: Some(reason), ..agent },
         AgentEdit::Resume => Agent { paused: None, ..agent },
-        AgentEdit::Key(key) => Agent { public_key: Some(key), ..agent },
+        AgentEdit::Key(key) => with_key(agent, key),
         AgentEdit::NextTokenEpoch => Agent { token_epoch: agent.token_epoch.saturating_add(1), ..agent },
     }
 }

@@ -52,6 +52,8 @@ pub(crate) struct AgentRow {
     registered_at: i64,
     last_seen: Option<i64>,
     token_epoch: i64,
+    webhook_url: Option<String>,
+    old_keys: String,
 }
 
 impl AgentRow {
@@ -76,8 +78,10 @@ impl AgentRow {
             roles: from_json(&self.roles)?,
             pool: self.pool,
             delivery: self.delivery.parse()?,
+            webhook_url: self.webhook_url,
             metadata: from_json(&self.metadata)?,
             public_key: self.public_key.as_deref().map(from_json).transpose()?,
+            old_keys: from_json(&self.old_keys)?,
             paused: self.paused,
             registered_at: Timestamp::from_millis(self.registered_at),
             last_heartbeat: self.last_seen.map(Timestamp::from_millis),

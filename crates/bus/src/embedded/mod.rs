@@ -17,13 +17,17 @@ use guildhall_domain::{
     Result, TenantId,
     ports::{
         Bus,
-        bus::{Durability, Envelope, Event, Hint, Published, ReplayFrom, Subject, Topic},
+        bus::{Durability, Envelope, Event, Hint, NodeName, Published, ReplayFrom, Subject, Topic},
     },
 };
 use tokio::sync::OnceCell;
 
 use self::log::Log;
-use crate::{BusOptions, hints::Hints, wire};
+use crate::{
+    BusOptions,
+    hints::{self, Hints},
+    wire,
+};
 
 pub(crate) struct Embedded {
     path: PathBuf,
@@ -48,12 +52,22 @@ impl Embedded {
 impl Bus for Embedded {
     async fn hint(&self, subject: Subject, envelope: Envelope) -> Result<()> {
         wire::check_size(&envelope)?;
-        self.hints.send(subject, Hint { subject: subject.to_string(), envelope });
+        self.hints.send(&wire::hint_subject(subject), envelope);
         Ok(())
     }
 
     async fn hints(&self, subject: Subject) -> Result<BoxStream<'static, Hint>> {
-        Ok(self.hints.listen(subject))
+        Ok(hints::of(subject, self.hints.listen(wire::hint_subject(subject))))
+    }
+
+    async fn tell(&self, node: &NodeName, envelope: Envelope) -> Result<()> {
+        wire::check_size(&envelope)?;
+        self.hints.send(&wire::node_subject(node), envelope);
+        Ok(())
+    }
+
+    async fn told(&self, node: &NodeName) -> Result<BoxStream<'static, Envelope>> {
+        Ok(self.hints.listen(wire::node_subject(node)))
     }
 
     async fn publish(

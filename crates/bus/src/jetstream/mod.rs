@@ -23,7 +23,7 @@ use guildhall_domain::{
     Error, Result, TenantId,
     ports::{
         Bus,
-        bus::{Durability, Envelope, Event, Hint, Published, ReplayFrom, Subject, Topic},
+        bus::{Durability, Envelope, Event, Hint, NodeName, Published, ReplayFrom, Subject, Topic},
     },
 };
 use tokio::sync::OnceCell;
@@ -129,6 +129,43 @@ impl JetStream {
         }
     }
 
+    /// To whoever listens on the subject now.
+    async fn say(&self, subject: String, envelope: &Envelope) -> Result<()> {
+        let bytes = wire::encode(envelope)?;
+        let (connection, _) = self.connection().await?;
+        let sent = connection.link.client().publish(subject, bytes);
+        match tokio::time::timeout(HINT_TIMEOUT, sent).await {
+            Ok(sent) => sent.map_err(|error| self.address.unavailable(format_args!("takes no hint: {error}"))),
+            Err(_) => Err(self.address.unavailable("takes no hint: the connection is stuck")),
+        }
+    }
+
+    async fn listen(&self, subject: String) -> Result<BoxStream<'static, Envelope>> {
+        let (connection, _) = self.connection().await?;
+        let subscribed = connection.link.client().subscribe(subject.clone()).await;
+        let mut messages =
+            subscribed.map_err(|error| self.address.unavailable(format_args!("takes no subscription: {error}")))?;
+        self.heard_itself(connection).await?;
+        let (sender, stream) = hints::channel();
+        // Ends when the listener is gone. The client subscribes again after every reconnect.
+        tokio::spawn(async move {
+            loop {
+                let message = tokio::select! {
+                    message = messages.next() => message,
+                    () = sender.closed() => return,
+                };
+                let Some(message) = message else { return };
+                match wire::decode(message.payload) {
+                    Ok(envelope) => {
+                        let _ = sender.send(envelope);
+                    }
+                    Err(error) => tracing::warn!(%subject, %error, "passed over what came on {subject}: {error}"),
+                }
+            }
+        });
+        Ok(stream)
+    }
+
     /// Sends to itself until it hears itself: the server takes a connection's words in their order, so that a
     /// subscription made before is live then. A flush does not show that, it only empties the client's own buffer.
     async fn heard_itself(&self, connection: &Connection) -> Result<()> {
@@ -153,39 +190,19 @@ impl JetStream {
 #[async_trait]
 impl Bus for JetStream {
     async fn hint(&self, subject: Subject, envelope: Envelope) -> Result<()> {
-        let bytes = wire::encode(&envelope)?;
-        let (connection, _) = self.connection().await?;
-        let sent = connection.link.client().publish(wire::hint_subject(subject), bytes);
-        match tokio::time::timeout(HINT_TIMEOUT, sent).await {
-            Ok(sent) => sent.map_err(|error| self.address.unavailable(format_args!("takes no hint: {error}"))),
-            Err(_) => Err(self.address.unavailable("takes no hint: the connection is stuck")),
-        }
+        self.say(wire::hint_subject(subject), &envelope).await
     }
 
     async fn hints(&self, subject: Subject) -> Result<BoxStream<'static, Hint>> {
-        let (connection, _) = self.connection().await?;
-        let subscribed = connection.link.client().subscribe(wire::hint_subject(subject)).await;
-        let mut messages =
-            subscribed.map_err(|error| self.address.unavailable(format_args!("takes no subscription: {error}")))?;
-        self.heard_itself(connection).await?;
-        let (sender, stream) = hints::channel();
-        // Ends when the listener is gone. The client subscribes again after every reconnect.
-        tokio::spawn(async move {
-            loop {
-                let message = tokio::select! {
-                    message = messages.next() => message,
-                    () = sender.closed() => return,
-                };
-                let Some(message) = message else { return };
-                match wire::decode(message.payload) {
-                    Ok(envelope) => {
-                        let _ = sender.send(Hint { subject: subject.to_string(), envelope });
-                    }
-                    Err(error) => tracing::warn!(%subject, %error, "passed over a hint about {subject}: {error}"),
-                }
-            }
-        });
-        Ok(stream)
+        Ok(hints::of(subject, self.listen(wire::hint_subject(subject)).await?))
+    }
+
+    async fn tell(&self, node: &NodeName, envelope: Envelope) -> Result<()> {
+        self.say(wire::node_subject(node), &envelope).await
+    }
+
+    async fn told(&self, node: &NodeName) -> Result<BoxStream<'static, Envelope>> {
+        self.listen(wire::node_subject(node)).await
     }
 
     async fn publish(

@@ -64,6 +64,23 @@ impl fmt::Display for Topic {
     }
 }
 
+/// A process of the hall as others reach it: random for each start.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NodeName(String);
+
+impl NodeName {
+    pub fn random(entropy: &dyn crate::Entropy) -> Self {
+        let mut bytes = [0_u8; 16];
+        entropy.fill(&mut bytes);
+        Self(ulid::Ulid::from_bytes(bytes).to_string())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// What is sent, with who caused it and in which trace.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Envelope {
@@ -131,6 +148,11 @@ pub trait Bus: Send + Sync + 'static {
     async fn hint(&self, subject: Subject, envelope: Envelope) -> Result<()>;
     /// Hints of this subject, of every tenant, from now on. A listener that falls 1,024 behind misses the oldest.
     async fn hints(&self, subject: Subject) -> Result<BoxStream<'static, Hint>>;
+
+    /// As a hint, to the one node of this name alone. May be lost; what is sent to a node arrives in order.
+    async fn tell(&self, node: &NodeName, envelope: Envelope) -> Result<()>;
+    /// What this node is told from now on. A listener that falls 1,024 behind misses the oldest.
+    async fn told(&self, node: &NodeName) -> Result<BoxStream<'static, Envelope>>;
 
     /// Answered once it is as safe as `durability` says. `key`: within two minutes, the same publisher's same key
     /// on the same topic adds nothing.

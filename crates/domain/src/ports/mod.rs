@@ -9,9 +9,17 @@ pub mod agent_store;
 pub mod audit_store;
 pub mod bus;
 pub mod hot;
+pub mod mail;
+pub mod mail_store;
+pub mod topic_store;
+pub mod topics;
 
 pub use agent_registry::AgentRegistry;
 pub use agent_store::AgentStore;
 pub use audit_store::AuditStore;
 pub use bus::Bus;
 pub use hot::Hot;
+pub use mail::Mail;
+pub use mail_store::MailStore;
+pub use topic_store::TopicStore;
+pub use topics::Topics;

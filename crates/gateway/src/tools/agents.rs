@@ -178,6 +178,7 @@ async fn register_agent(hall: &Hall, call: &Call, asked: RegisterAgent) -> Resul
         pool: asked.pool,
         delivery: asked.delivery.as_deref().map(str::parse::<Delivery>).transpose()?,
         metadata: asked.metadata,
+        webhook_url: None,
         public_key: None,
     };
     // The fresh token that registering answers with stays here: a tool's result is read by a model.

@@ -2,13 +2,16 @@
 //!
 //! A role is a list of allowed and a list of denied permission words, each with `*` for any run of characters:
 //! - the names of [`Operation`]s, `agents.list`; with `.any` where a caller may otherwise act on itself only;
-//! - `tool:<name>` for each tool, and `read:<name>` as well for a tool that changes nothing.
+//! - `tool:<name>` for each tool, and `read:<name>` as well for a tool that changes nothing;
+//! - `topic:<name>` for each topic, beside the operation that is done to it.
 //!
 //! A denied word wins over every allowed one, whichever role says it. A role that nobody defined grants nothing.
 
 use std::collections::BTreeMap;
 
-use guildhall_domain::{AgentId, Error, Principal, PrincipalKind, Result, TenantId, principal::roles};
+use guildhall_domain::{
+    AgentId, Error, Principal, PrincipalKind, Result, TenantId, ports::bus::Topic, principal::roles,
+};
 use serde::Deserialize;
 
 use crate::operation::{Operation, Scope};
@@ -46,14 +49,14 @@ impl Pattern {
             return Err(Error::invalid("a permission is 1 to 128 letters, digits, _ - . : or *"));
         }
         let pattern = Self(pattern);
-        let names_a_tool = ["tool:", "read:"].iter().any(|kind| pattern.0.starts_with(kind));
+        let names_a_thing = ["tool:", "read:", "topic:"].iter().any(|kind| pattern.0.starts_with(kind));
         let names_an_operation = Operation::ALL.iter().any(|operation| {
             pattern.matches(operation.name()) || operation.scope() == Scope::Own && pattern.matches(&any(*operation))
         });
-        if !names_a_tool && !names_an_operation {
+        if !names_a_thing && !names_an_operation {
             let known: Vec<_> = Operation::ALL.iter().map(|operation| operation.name()).collect();
             return Err(Error::invalid(format!(
-                "nothing matches the permission {}; write tool:<name>, read:<name> or one of {}",
+                "nothing matches the permission {}; write tool:<name>, read:<name>, topic:<name> or one of {}",
                 pattern.0,
                 known.join(", ")
             )));
@@ -113,11 +116,23 @@ impl Default for Policy {
             "agents.remove",
             "agents.set_key",
             "agents.heartbeat",
+            "messages.send",
+            "messages.take",
+            "messages.read",
+            "dead_letters.read",
+            "dead_letters.redrive",
+            "dead_letters.purge",
+            "requests.send",
+            "requests.answer",
+            "topics.publish",
+            "topics.read",
+            "topics.subscribe",
+            "topic:*",
             "resources.read",
             "tools.call",
             "tool:*",
         ];
-        let observer = ["*.list", "*.get", "resources.read", "tools.call", "read:*"];
+        let observer = ["*.list", "*.get", "topics.read", "topic:*", "resources.read", "tools.call", "read:*"];
         Self {
             roles: BTreeMap::from([
                 (roles::ADMIN.to_owned(), rule(&["*"])),
@@ -163,6 +178,22 @@ impl Policy {
             Scope::Own if is_own(principal, target) => self.require(principal, &[name, &any(operation)], &[name]),
             Scope::Own => self.require(principal, &[&any(operation)], &[name, &any(operation)]),
         }
+    }
+
+    /// As [`Self::authorize`], and the caller must be let near this topic as well.
+    pub fn authorize_on_topic(
+        &self,
+        principal: &Principal,
+        operation: Operation,
+        target: Target<'_>,
+        topic: &Topic,
+    ) -> Result<()> {
+        self.authorize(principal, operation, target)?;
+        if principal.is_hall() {
+            return Ok(());
+        }
+        let word = format!("topic:{topic}");
+        self.require(principal, &[&word], &[&word])
     }
 
     /// Whether the tool is there for this caller, in lists and calls alike.

@@ -171,3 +171,17 @@ fn a_configured_role_takes_the_built_in_ones_place() {
     let may = |operation| policy.authorize(&agent, operation, Target::Tenant(&agent.tenant)).is_ok();
     assert!(may(Operation::GetAgent) && !may(Operation::ListAgents));
 }
+
+#[test]
+fn a_topic_that_is_denied_stays_closed_to_whoever_may_use_topics() {
+    let rule = RoleRule::new(["topics.*", "topic:*"], ["topic:secret.*"]).unwrap();
+    let policy = Policy::with_roles([("reader".to_owned(), rule)]).unwrap();
+    let reader = Principal::new(TenantId::default(), PrincipalKind::Agent, "me", ["reader"]);
+    let may = |topic: &str| {
+        let topic = guildhall_domain::ports::bus::Topic::new(topic).unwrap();
+        let target = Target::Tenant(&reader.tenant);
+        policy.authorize_on_topic(&reader, Operation::ReadTopic, target, &topic).is_ok()
+    };
+    assert!(may("ci.done"));
+    assert!(!may("secret.plans"));
+}

@@ -9,7 +9,7 @@ use guildhall_domain::{
     Error, Result, TenantId,
     ports::{
         Bus,
-        bus::{Envelope, Event, Hint, Published, ReplayFrom, Subject, Topic},
+        bus::{Envelope, Event, Hint, NodeName, Published, ReplayFrom, Subject, Topic},
     },
 };
 
@@ -23,6 +23,14 @@ impl Bus for Faulty<dyn Bus> {
 
     async fn hints(&self, subject: Subject) -> Result<BoxStream<'static, Hint>> {
         write(&self.plan, || self.inner.hints(subject)).await
+    }
+
+    async fn tell(&self, node: &NodeName, envelope: Envelope) -> Result<()> {
+        write(&self.plan, || self.inner.tell(node, envelope.clone())).await
+    }
+
+    async fn told(&self, node: &NodeName) -> Result<BoxStream<'static, Envelope>> {
+        write(&self.plan, || self.inner.told(node)).await
     }
 
     async fn publish(

@@ -94,6 +94,8 @@ impl Wire for Agent {
             last_heartbeat,
             version,
             token_epoch,
+            webhook_url,
+            old_keys,
         } = self;
         wire::Agent {
             tenant: tenant.into(),
@@ -112,6 +114,8 @@ impl Wire for Agent {
             last_heartbeat_at_ms: last_heartbeat.map(|at| at.as_millis()),
             version,
             token_epoch,
+            webhook_url,
+            old_keys: old_keys.into_iter().map(Wire::pack).collect(),
         }
     }
 
@@ -133,6 +137,8 @@ impl Wire for Agent {
             last_heartbeat_at_ms,
             version,
             token_epoch,
+            webhook_url,
+            old_keys,
         } = message;
         Ok(Self {
             tenant: TenantId::new(tenant)?,
@@ -151,6 +157,8 @@ impl Wire for Agent {
             last_heartbeat: last_heartbeat_at_ms.map(at),
             version,
             token_epoch,
+            webhook_url,
+            old_keys: old_keys.into_iter().map(PublicKey::unpack).collect::<Result<_>>()?,
         })
     }
 }
@@ -159,7 +167,8 @@ impl Wire for NewAgent {
     type Message = wire::NewAgent;
 
     fn pack(self) -> wire::NewAgent {
-        let Self { agent_id, name, session_id, capabilities, roles, pool, delivery, metadata, public_key } = self;
+        let Self { agent_id, name, session_id, capabilities, roles, pool, delivery, webhook_url, metadata, public_key } =
+            self;
         wire::NewAgent {
             agent_id: agent_id.into(),
             name,
@@ -170,6 +179,7 @@ impl Wire for NewAgent {
             delivery: delivery.map(Wire::pack),
             metadata_json: metadata.map(pack_metadata),
             public_key: public_key.map(Wire::pack),
+            webhook_url,
         }
     }
 
@@ -184,6 +194,7 @@ impl Wire for NewAgent {
             delivery,
             metadata_json,
             public_key,
+            webhook_url,
         } = message;
         Ok(Self {
             agent_id: AgentId::new(agent_id)?,
@@ -195,6 +206,7 @@ impl Wire for NewAgent {
             delivery: delivery.map(Delivery::unpack).transpose()?,
             metadata: metadata_json.as_deref().map(unpack_metadata).transpose()?,
             public_key: public_key.map(PublicKey::unpack).transpose()?,
+            webhook_url,
         })
     }
 }

@@ -24,6 +24,7 @@ fn full(name: &str) -> NewAgent {
         roles: Some(BTreeSet::from(["agent".into(), "observer".into()])),
         pool: Some("builders".into()),
         delivery: Some(Delivery::Webhook),
+        webhook_url: Some("https://agent.example.org/mail".into()),
         metadata: metadata.as_object().cloned(),
         public_key: Some(PublicKey { algorithm: "x25519".into(), key: "AAAA".into() }),
         ..named(name)

@@ -88,6 +88,7 @@ fn talkative(agent: &str) -> NewAgent {
         roles: Some(["builder".to_owned()].into()),
         pool: Some("builders".into()),
         delivery: Some(Delivery::Webhook),
+        webhook_url: Some("https://agent.example.org/mail".into()),
         metadata: Some(metadata),
         public_key: Some(PublicKey { algorithm: "x25519".into(), key: "AAAA".into() }),
     }
@@ -106,6 +107,7 @@ pub async fn an_agent_reads_back_as_it_registered(stage: &Stage) {
         roles: Some(agent.roles.clone()),
         pool: agent.pool.clone(),
         delivery: Some(agent.delivery),
+        webhook_url: agent.webhook_url.clone(),
         metadata: Some(agent.metadata.clone()),
         public_key: agent.public_key.clone(),
     };

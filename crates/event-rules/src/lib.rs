@@ -1,0 +1,1 @@
+//! What a topic accepts, and who wants which of its events.

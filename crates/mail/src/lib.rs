@@ -1,0 +1,1 @@
+//! Mailboxes, requests and topics.
