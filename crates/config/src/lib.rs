@@ -50,6 +50,7 @@ pub struct Config {
     pub admin: section::Admin,
     pub cluster: section::Cluster,
     pub limits: section::Limits,
+    pub mail: section::Mail,
     pub secrets: section::Secrets,
     pub roles: BTreeMap<String, section::Role>,
     pub telemetry: section::Telemetry,
@@ -99,6 +100,7 @@ impl Config {
             admin: reader.section(),
             cluster: reader.section(),
             limits: reader.section(),
+            mail: reader.section(),
             secrets: reader.section(),
             roles: reader.roles(),
             telemetry: reader.section(),
@@ -125,6 +127,7 @@ impl Config {
         self.agent_registry.validate(faults);
         self.cluster.validate(faults);
         self.limits.validate(faults);
+        self.mail.validate(faults);
         self.secrets.validate(faults);
         self.roles.iter().for_each(|(name, role)| role.check(name, faults));
         self.telemetry.validate(faults);

@@ -9,6 +9,7 @@ mod database;
 mod gateway;
 mod hot;
 mod limits;
+mod mail;
 mod outbound;
 mod retention;
 mod roles;
@@ -29,6 +30,7 @@ pub use self::{
     gateway::Gateway,
     hot::Hot,
     limits::Limits,
+    mail::Mail,
     outbound::Outbound,
     retention::Retention,
     roles::Role,

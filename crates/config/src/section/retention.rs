@@ -18,6 +18,11 @@ pub struct Retention {
     /// Bytes of all topics together.
     #[serde(with = "size")]
     pub events_size: u64,
+    #[serde(with = "duration")]
+    pub mail_age: Duration,
+    /// Bytes of the mail tables, or of the whole SQLite file.
+    #[serde(with = "size")]
+    pub mail_size: u64,
 }
 
 impl Section for Retention {
@@ -37,6 +42,20 @@ impl Section for Retention {
             "retention.events_size",
             "hardly an event could be kept",
             "allow 1 MiB at least",
+        );
+        // A repeat of a message is known again for a day, and tells of the message that it repeats.
+        faults.expect(
+            self.mail_age >= Duration::from_secs(24 * 60 * 60),
+            "retention.mail_age",
+            "mail would be gone before a repeat of it can be recognized",
+            "keep it for 24h at least",
+        );
+        // One message is 768 KiB at most.
+        faults.expect(
+            self.mail_size >= 16 << 20,
+            "retention.mail_size",
+            "hardly a message could be kept",
+            "allow 16 MiB at least",
         );
     }
 }
