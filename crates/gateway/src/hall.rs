@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use futures::StreamExt as _;
 use guildhall_domain::{
     AgentId, Clock, TenantId, agent,
-    ports::{AgentRegistry, Bus, Hot, bus::Subject},
+    ports::{
+        AgentRegistry, Bus, Hot, Mail, Topics,
+        bus::{NodeName, Subject},
+    },
 };
 use guildhall_guard::{audit::Recorder, policy::Policy};
 use serde::Deserialize;
@@ -26,6 +29,10 @@ const CHANGES_BOUND: usize = 1_024;
 
 pub(crate) struct Hall {
     pub(crate) registry: Arc<dyn AgentRegistry>,
+    pub(crate) mail: Arc<dyn Mail>,
+    pub(crate) topics: Arc<dyn Topics>,
+    /// This process, as other gateways reach it.
+    pub(crate) node: NodeName,
     pub(crate) hot: Arc<dyn Hot>,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) identity: Arc<Identity>,

@@ -16,6 +16,7 @@ mod limits;
 mod mcp;
 mod resources;
 mod rest;
+mod socket;
 mod tools;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
@@ -29,7 +30,7 @@ use axum::{
 };
 use guildhall_domain::{
     Clock,
-    ports::{AgentRegistry, Bus, Hot, hot::Rate},
+    ports::{AgentRegistry, Bus, Hot, Mail, Topics, bus::NodeName, hot::Rate},
 };
 use guildhall_guard::{
     audit::recorder::{self, Recorder, RecorderOptions},
@@ -53,6 +54,10 @@ use self::{
 
 pub struct Options {
     pub registry: Arc<dyn AgentRegistry>,
+    pub mail: Arc<dyn Mail>,
+    pub topics: Arc<dyn Topics>,
+    /// This process, as other gateways reach it over the bus.
+    pub node: NodeName,
     pub hot: Arc<dyn Hot>,
     pub bus: Arc<dyn Bus>,
     pub clock: Arc<dyn Clock>,
@@ -82,6 +87,9 @@ impl Gateway {
     pub fn new(options: Options, stop: &CancellationToken, drained: &CancellationToken) -> Self {
         let Options {
             registry,
+            mail,
+            topics,
+            node,
             hot,
             bus,
             clock,
@@ -104,6 +112,9 @@ impl Gateway {
             identity: identity.clone(),
             limits: Limits::new(hot.clone(), rate),
             registry,
+            mail,
+            topics,
+            node,
             hot,
             bus: bus.clone(),
             policy,

@@ -1,0 +1,1 @@
+//! The live socket of an agent: `/ws/{agent_id}`.
