@@ -12,8 +12,8 @@ use crate::{
     Faults,
     layers::{Layers, variable},
     section::{
-        Admin, AgentRegistry, Auth, Bus, Cluster, Database, Gateway, Hot, Limits, Outbound, Retention, Role, Secrets,
-        Section, Telemetry,
+        Admin, AgentRegistry, Auth, Bus, Cluster, Database, Gateway, Hot, Limits, Mail, Outbound, Retention, Role,
+        Secrets, Section, Telemetry,
     },
 };
 
@@ -220,6 +220,7 @@ pub(crate) fn known_keys() -> Vec<String> {
         .chain(keys::<Admin>())
         .chain(keys::<Cluster>())
         .chain(keys::<Limits>())
+        .chain(keys::<Mail>())
         .chain(keys::<Secrets>())
         .chain(keys::<Telemetry>())
         .chain(keys::<Retention>())
