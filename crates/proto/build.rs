@@ -2,7 +2,12 @@
 
 use std::{error::Error, path::Path};
 
-const FILES: [&str; 2] = ["guildhall/agent_registry/v1/agent_registry.proto", "guildhall/call/v1/call.proto"];
+const FILES: [&str; 4] = [
+    "guildhall/agent_registry/v1/agent_registry.proto",
+    "guildhall/call/v1/call.proto",
+    "guildhall/mail/v1/mail.proto",
+    "guildhall/mail/v1/topics.proto",
+];
 
 /// Messages that hold a secret: their `Debug` is in `secrets.rs` and hides it.
 const SECRET_MESSAGES: [&str; 3] = [

@@ -15,3 +15,9 @@ pub mod agent_registry {
         tonic::include_proto!("guildhall.agent_registry.v1");
     }
 }
+
+pub mod mail {
+    pub mod v1 {
+        tonic::include_proto!("guildhall.mail.v1");
+    }
+}
