@@ -75,6 +75,9 @@ operations! {
     SendRequest "requests.send" Own,
     AnswerRequest "requests.answer" Own,
 
+    // live sockets
+    OpenSocket "sockets.open" Own,
+
     // topics; which ones, `topic:<name>` says
     PublishEvent "topics.publish" Tenant,
     ReadTopic "topics.read" Tenant,

@@ -52,6 +52,19 @@ fn who_may_do_what_is_exactly_this() {
     audit.record             -/-        -/-        -/-        -/-        yes/yes
     audit.read               yes/yes    -/-        -/-        -/-        yes/yes
     audit.verify             yes/yes    -/-        -/-        -/-        yes/yes
+    messages.send            yes/yes    yes/-      -/-        -/-        yes/yes
+    messages.take            yes/yes    yes/-      -/-        -/-        yes/yes
+    messages.read            yes/yes    yes/-      -/-        -/-        yes/yes
+    dead_letters.read        yes/yes    yes/-      -/-        -/-        yes/yes
+    dead_letters.redrive     yes/yes    yes/-      -/-        -/-        yes/yes
+    dead_letters.purge       yes/yes    yes/-      -/-        -/-        yes/yes
+    requests.send            yes/yes    yes/-      -/-        -/-        yes/yes
+    requests.answer          yes/yes    yes/-      -/-        -/-        yes/yes
+    sockets.open             yes/yes    yes/-      -/-        -/-        yes/yes
+    topics.publish           yes/yes    yes/yes    -/-        -/-        yes/yes
+    topics.read              yes/yes    yes/yes    yes/yes    -/-        yes/yes
+    topics.subscribe         yes/yes    yes/-      -/-        -/-        yes/yes
+    topics.manage            yes/yes    -/-        -/-        -/-        yes/yes
     resources.read           yes/yes    yes/yes    yes/yes    -/-        yes/yes
     tools.call               yes/yes    yes/yes    yes/yes    -/-        yes/yes
     ");

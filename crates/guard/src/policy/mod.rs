@@ -124,6 +124,7 @@ impl Default for Policy {
             "dead_letters.purge",
             "requests.send",
             "requests.answer",
+            "sockets.open",
             "topics.publish",
             "topics.read",
             "topics.subscribe",
