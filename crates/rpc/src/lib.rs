@@ -9,7 +9,9 @@
 //! has reason for another, so that both ends refuse what is too large; the caller gets `PayloadTooLarge`.
 
 mod answer;
+mod beside;
 pub mod call;
+pub mod house;
 mod in_process;
 mod remote;
 mod request_body;
@@ -17,7 +19,9 @@ mod response_body;
 mod serve;
 pub mod status;
 mod transport;
+pub mod wire;
 
+pub use beside::Beside;
 pub use remote::RemoteOptions;
 pub use serve::{ServeOptions, serve};
 pub use transport::Transport;

@@ -38,10 +38,11 @@ fn code_of(code: ErrorCode) -> Code {
 pub fn to_status(error: Error) -> Status {
     let plain = cut(&error.message, PLAIN_MESSAGE_MAX_BYTES).to_owned();
     let code = code_of(error.code);
-    Status::with_details(code, plain, detail_of(error).encode_to_vec().into())
+    Status::with_details(code, plain, to_detail(error).encode_to_vec().into())
 }
 
-fn detail_of(error: Error) -> ErrorDetail {
+/// For a call that is done and answers with errors among its results.
+pub fn to_detail(error: Error) -> ErrorDetail {
     let mut detail = ErrorDetail {
         code: error.code.as_str().to_owned(),
         message: error.message.into_owned(),
@@ -60,11 +61,11 @@ fn detail_of(error: Error) -> ErrorDetail {
 
 pub fn from_status(status: Status) -> Error {
     let detail = if status.details().is_empty() { None } else { ErrorDetail::decode(status.details()).ok() };
-    detail.and_then(error_of).unwrap_or_else(|| foreign(&status))
+    detail.and_then(from_detail).unwrap_or_else(|| foreign(&status))
 }
 
 /// `None` for details that are not the hall's.
-fn error_of(detail: ErrorDetail) -> Option<Error> {
+pub fn from_detail(detail: ErrorDetail) -> Option<Error> {
     let code = ErrorCode::from_name(&detail.code)?;
     Some(Error {
         retry_after: detail.retry_after_ms.map(Duration::from_millis),

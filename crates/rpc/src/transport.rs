@@ -22,17 +22,21 @@ use crate::{
 ///
 /// Its error is [`Status`], not a boxed error: with that, a spawned call of a generated client would not be `Send`.
 #[derive(Clone)]
-pub struct Transport(BoxCloneSyncService<Request<Body>, Response<Body>, Status>);
+pub struct Transport {
+    way: BoxCloneSyncService<Request<Body>, Response<Body>, Status>,
+    in_process: bool,
+}
 
 impl Transport {
     /// Calls go round robin over `endpoints`, each `http://host:port`; one that cannot be reached is passed over.
     /// Connects with the first call. Must be made within a tokio runtime.
     pub fn remote<E: AsRef<str>>(endpoints: impl IntoIterator<Item = E>, options: RemoteOptions) -> Result<Self> {
         let remote = Arc::new(Remote::new(endpoints, options)?);
-        Ok(Self(BoxCloneSyncService::new(service_fn(move |request| {
+        let way = BoxCloneSyncService::new(service_fn(move |request| {
             let remote = remote.clone();
             async move { remote.send(request).await }
-        }))))
+        }));
+        Ok(Self { way, in_process: false })
     }
 
     /// Calls go to `server`, a generated server, in tasks of this process.
@@ -41,7 +45,13 @@ impl Transport {
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
         S::Future: Send,
     {
-        Self(BoxCloneSyncService::new(service_fn(move |request| in_process::send(server.clone(), request))))
+        let way = BoxCloneSyncService::new(service_fn(move |request| in_process::send(server.clone(), request)));
+        Self { way, in_process: true }
+    }
+
+    /// What is put beside a message arrives with it.
+    pub fn is_in_process(&self) -> bool {
+        self.in_process
     }
 }
 
@@ -51,11 +61,11 @@ impl Service<Request<Body>> for Transport {
     type Future = BoxFuture<'static, Result<Response<Body>, Status>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        self.0.poll_ready(cx)
+        self.way.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        self.0.call(request)
+        self.way.call(request)
     }
 }
 

@@ -16,12 +16,15 @@ use guildhall_domain::{
 };
 use guildhall_guard::{ExposeSecret, Secret};
 use guildhall_proto::agent_registry::v1::{self as wire, agent_registry_service_client::AgentRegistryServiceClient};
-use guildhall_rpc::{Transport, call::outgoing, status::from_status};
-
-use super::{
-    convert::{Wire, millis, present},
+use guildhall_rpc::{
+    Transport,
+    call::outgoing,
     house,
+    status::from_status,
+    wire::{millis, present},
 };
+
+use super::convert::Wire;
 
 pub(super) struct Client {
     /// Cloned for every call: it is a handle.

@@ -2,7 +2,6 @@
 
 mod client;
 mod convert;
-mod house;
 mod server;
 
 use std::sync::Arc;

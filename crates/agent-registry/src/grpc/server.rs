@@ -11,13 +11,10 @@ use guildhall_domain::{
 };
 use guildhall_guard::ExposeSecret;
 use guildhall_proto::agent_registry::v1::{self as wire, agent_registry_service_server::AgentRegistryService};
-use guildhall_rpc::{call::incoming, status::to_status};
+use guildhall_rpc::{call::incoming, house, status::to_status, wire::present};
 use tonic::{Request, Response, Status};
 
-use super::{
-    convert::{Wire, present},
-    house,
-};
+use super::convert::Wire;
 
 pub struct Server {
     registry: Arc<dyn AgentRegistry>,

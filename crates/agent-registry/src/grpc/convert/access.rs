@@ -8,8 +8,9 @@ use guildhall_domain::{
 };
 use guildhall_guard::ExposeSecret;
 use guildhall_proto::{agent_registry::v1 as wire, call::v1::Toolsets};
+use guildhall_rpc::wire::{bad_json, millis, present};
 
-use super::{Wire, at, bad_json, millis, present, words};
+use super::{Wire, at, words};
 
 impl Wire for IssuedToken {
     type Message = wire::IssuedToken;

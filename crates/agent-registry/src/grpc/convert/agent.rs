@@ -7,9 +7,10 @@ use guildhall_domain::{
     agent::{Delivery, Heartbeat},
 };
 use guildhall_proto::agent_registry::v1 as wire;
+use guildhall_rpc::wire::{bad_json, unknown};
 use serde_json::{Map, Value};
 
-use super::{Wire, at, bad_json, unknown, words};
+use super::{Wire, at, words};
 
 impl Wire for Presence {
     type Message = i32;

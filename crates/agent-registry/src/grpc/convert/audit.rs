@@ -5,9 +5,10 @@ use guildhall_domain::{
     audit::{AuditQuery, AuditVerdict, Outcome},
 };
 use guildhall_proto::agent_registry::v1 as wire;
+use guildhall_rpc::wire::{bad_json, unknown};
 use serde_json::Value;
 
-use super::{Wire, at, bad_json, unknown};
+use super::{Wire, at};
 
 impl Wire for Outcome {
     type Message = i32;

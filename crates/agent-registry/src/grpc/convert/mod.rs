@@ -5,10 +5,11 @@ mod access;
 mod agent;
 mod audit;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
-use guildhall_domain::{Error, PrincipalKind, Result, Timestamp};
+use guildhall_domain::{PrincipalKind, Result, Timestamp};
 use guildhall_proto::call::v1 as call;
+use guildhall_rpc::wire::unknown;
 
 /// A domain type that travels as a message.
 pub(super) trait Wire: Sized {
@@ -16,25 +17,6 @@ pub(super) trait Wire: Sized {
     fn pack(self) -> Self::Message;
     /// Refuses what no service of this version sends.
     fn unpack(message: Self::Message) -> Result<Self>;
-}
-
-/// What a message must have, though the protocol lets it be absent.
-pub(super) fn present<T>(field: Option<T>, name: &str) -> Result<T> {
-    field.ok_or_else(|| {
-        Error::invalid(format!("the message between two services lacks {name}: run one version of every service"))
-    })
-}
-
-fn unknown(what: &str) -> Error {
-    Error::unsupported(format!("a {what} came that is not known here: run one version of every service"))
-}
-
-fn bad_json(name: &str) -> Error {
-    Error::invalid(format!("{name} in a message between two services is not JSON of the right form"))
-}
-
-pub(super) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn at(millis: i64) -> Timestamp {
