@@ -3,10 +3,15 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
+use futures::{StreamExt, stream::BoxStream};
+use guildhall_domain::AgentId;
 use guildhall_guard::{ExposeSecret, Secret};
-use reqwest::{ClientBuilder, Method, RequestBuilder, StatusCode, header::AUTHORIZATION};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use reqwest::{
+    ClientBuilder, Method, RequestBuilder, Response, StatusCode,
+    header::{ACCEPT, AUTHORIZATION},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use sse_stream::SseByteStream;
 use url::{Host, Url};
 
 use crate::failure::Failure;
@@ -39,10 +44,16 @@ impl HallArgs {
     }
 
     pub(crate) fn hall(&self) -> Result<Hall, Failure> {
+        self.hall_for(None)
+    }
+
+    /// As this agent, where the hall is open: with a token, the token says who calls.
+    pub(crate) fn hall_for(&self, agent: Option<&AgentId>) -> Result<Hall, Failure> {
         Ok(Hall {
-            client: client(&self.url, |builder| builder.timeout(ANSWER_TIME))?,
+            client: client(&self.url, |builder| builder)?,
             url: self.url.clone(),
             token: self.token()?,
+            agent: agent.cloned(),
         })
     }
 }
@@ -90,7 +101,11 @@ pub(crate) struct Hall {
     client: reqwest::Client,
     url: Url,
     token: Option<Secret>,
+    agent: Option<AgentId>,
 }
+
+/// A server-sent event: its id and its data.
+pub(crate) type Events = BoxStream<'static, Result<sse_stream::Sse, sse_stream::Error>>;
 
 impl Hall {
     pub(crate) async fn get<T: DeserializeOwned>(
@@ -98,20 +113,46 @@ impl Hall {
         path: &[&str],
         query: &[(&str, Option<String>)],
     ) -> Result<T, Failure> {
-        let mut url = self.address(path);
-        let given: Vec<_> = query.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?))).collect();
-        if !given.is_empty() {
-            url.query_pairs_mut().extend_pairs(given);
-        }
-        self.send(self.client.request(Method::GET, url)).await
+        self.send(self.client.request(Method::GET, self.asked(path, query)).timeout(ANSWER_TIME)).await
     }
 
-    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &[&str], body: &Value) -> Result<T, Failure> {
-        self.send(self.client.request(Method::POST, self.address(path)).json(body)).await
+    /// As [`Self::get`], where the hall may take `time` more to answer.
+    pub(crate) async fn get_waiting<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, Option<String>)],
+        time: Duration,
+    ) -> Result<T, Failure> {
+        self.send(self.client.request(Method::GET, self.asked(path, query)).timeout(ANSWER_TIME + time)).await
+    }
+
+    pub(crate) async fn put<T: DeserializeOwned>(&self, path: &[&str], body: &impl Serialize) -> Result<T, Failure> {
+        self.send(self.client.request(Method::PUT, self.address(path)).timeout(ANSWER_TIME).json(body)).await
+    }
+
+    /// What the hall says as it happens. Ends when the hall ends it, or says nothing for `silence`.
+    pub(crate) async fn follow(
+        &self,
+        path: &[&str],
+        query: &[(&str, Option<String>)],
+        after: Option<&str>,
+        silence: Duration,
+    ) -> Result<Events, Failure> {
+        let client = client_for_streams(&self.url, silence)?;
+        let mut request = client.get(self.asked(path, query)).header(ACCEPT, "text/event-stream");
+        if let Some(after) = after {
+            request = request.header("Last-Event-ID", after);
+        }
+        let answer = self.answered(request).await?;
+        Ok(SseByteStream::new(answer.bytes_stream()).boxed())
+    }
+
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &[&str], body: &impl Serialize) -> Result<T, Failure> {
+        self.send(self.client.request(Method::POST, self.address(path)).timeout(ANSWER_TIME).json(body)).await
     }
 
     pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, Failure> {
-        self.send(self.client.request(Method::DELETE, self.address(path))).await
+        self.send(self.client.request(Method::DELETE, self.address(path)).timeout(ANSWER_TIME)).await
     }
 
     /// Segments are encoded: an id cannot reach another path.
@@ -122,16 +163,34 @@ impl Hall {
         url
     }
 
-    async fn send<T: DeserializeOwned>(&self, mut request: RequestBuilder) -> Result<T, Failure> {
+    fn asked(&self, path: &[&str], query: &[(&str, Option<String>)]) -> Url {
+        let mut url = self.address(path);
+        let given: Vec<_> = query.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?))).collect();
+        if !given.is_empty() {
+            url.query_pairs_mut().extend_pairs(given);
+        }
+        url
+    }
+
+    async fn answered(&self, mut request: RequestBuilder) -> Result<Response, Failure> {
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {}", token.expose_secret()));
         }
+        if let Some(agent) = &self.agent {
+            request = request.header("X-Agent-Id", agent.as_str());
+        }
         let answer = request.send().await.map_err(|error| unreachable(&self.url, &error))?;
         let status = answer.status();
-        let body = answer.bytes().await.map_err(|error| unreachable(&self.url, &error))?;
-        if !status.is_success() {
-            return Err(Failure::new(refusal(status, &body)));
+        if status.is_success() {
+            return Ok(answer);
         }
+        let body = answer.bytes().await.map_err(|error| unreachable(&self.url, &error))?;
+        Err(Failure::new(refusal(status, &body)))
+    }
+
+    async fn send<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
+        let answer = self.answered(request).await?;
+        let body = answer.bytes().await.map_err(|error| unreachable(&self.url, &error))?;
         serde_json::from_slice(&body)
             .map_err(|error| Failure::new(format!("what answers at {} is no hall of this version: {error}", self.url)))
     }
@@ -170,7 +229,7 @@ mod tests {
 
     fn hall(url: &str) -> Hall {
         let url = http_url(url).unwrap();
-        Hall { client: client(&url, |builder| builder).unwrap(), url, token: None }
+        Hall { client: client(&url, |builder| builder).unwrap(), url, token: None, agent: None }
     }
 
     #[test]

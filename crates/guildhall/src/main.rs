@@ -1,7 +1,7 @@
 //! The program: the command line, and the one place that knows which shape runs.
 //!
 //! `command` holds one command a file; `wiring` puts a hall together; `hall` talks to one that runs; `bridge` brings
-//! MCP from standard input to it.
+//! MCP from standard input to it; `sealed` closes and opens words that the hall itself cannot read.
 
 mod bridge;
 mod command;
@@ -9,6 +9,7 @@ mod failure;
 mod hall;
 mod process;
 mod screen;
+mod sealed;
 mod welcome;
 mod wiring;
 

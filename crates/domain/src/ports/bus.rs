@@ -3,7 +3,7 @@
 //! A hint may be lost; whoever acts on hints also looks by itself now and then. An event of a topic is kept and can
 //! be replayed. Both carry an [`Envelope`], so that principal and trace follow what happens next.
 
-use std::{fmt, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -42,6 +42,13 @@ impl Topic {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl FromStr for Topic {
+    type Err = Error;
+    fn from_str(name: &str) -> Result<Self> {
+        Self::new(name)
     }
 }
 

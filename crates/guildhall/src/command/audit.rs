@@ -7,6 +7,7 @@ use guildhall_domain::{AuditRecord, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::time;
 use crate::{
     failure::Failure,
     hall::{Hall, HallArgs},
@@ -74,10 +75,6 @@ struct Filter {
     /// Not after
     #[arg(long, value_name = "TIME", value_parser = time)]
     to: Option<Timestamp>,
-}
-
-fn time(text: &str) -> Result<Timestamp, String> {
-    text.parse().map_err(|error: guildhall_domain::Error| error.message.into_owned())
 }
 
 #[derive(Deserialize, Serialize)]

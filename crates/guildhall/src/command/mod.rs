@@ -4,17 +4,23 @@ mod agents;
 mod audit;
 mod config;
 mod connect;
+mod dlq;
 mod doctor;
+mod events;
+mod inbox;
+mod keys;
 mod migrate;
 mod run;
+mod send;
 mod stdio;
 mod token;
 mod up;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use guildhall_config::{Config, Faults, Flags, Shape, Sources};
+use guildhall_config::{Config, Faults, Flags, Shape, Sources, unit};
+use guildhall_domain::Timestamp;
 
 use crate::failure::Failure;
 
@@ -41,6 +47,11 @@ enum Command {
     Stdio(stdio::Stdio),
     Agents(agents::Agents),
     Token(token::Token),
+    Send(send::Send),
+    Inbox(inbox::Inbox),
+    Events(events::Events),
+    Dlq(dlq::Dlq),
+    Keys(keys::Keys),
     Audit(audit::Audit),
     Config(config::ConfigCommand),
     Doctor(doctor::Doctor),
@@ -56,6 +67,11 @@ impl Cli {
             Command::Stdio(stdio) => stdio.run().await,
             Command::Agents(agents) => agents.run().await,
             Command::Token(token) => token.run().await,
+            Command::Send(send) => send.run().await,
+            Command::Inbox(inbox) => inbox.run().await,
+            Command::Events(events) => events.run().await,
+            Command::Dlq(dlq) => dlq.run().await,
+            Command::Keys(keys) => keys.run().await,
             Command::Audit(audit) => audit.run().await,
             Command::Config(config) => config.run(),
             Command::Doctor(doctor) => doctor.run().await,
@@ -95,6 +111,16 @@ impl ConfigArgs {
         let flags = Flags { data_dir: self.data, ..flags };
         Config::load(&Sources { file: self.config, environment, flags }, shape)
     }
+}
+
+/// A point in time, as arguments give it.
+fn time(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|error: guildhall_domain::Error| error.message.into_owned())
+}
+
+/// A span of time, as arguments give it.
+fn duration(text: &str) -> Result<Duration, String> {
+    unit::duration::parse(text).filter(|time| !time.is_zero()).ok_or_else(|| "write it like 90s, 24h or 7d".to_owned())
 }
 
 #[cfg(test)]

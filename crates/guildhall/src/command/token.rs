@@ -56,7 +56,7 @@ struct Issue {
     #[arg(long = "role", value_name = "ROLE")]
     roles: Vec<String>,
     /// How long it is good [default: auth.token_ttl, 24h]
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = super::duration)]
     ttl: Option<Duration>,
     /// For scripts: the token, its id and its end as JSON
     #[arg(long)]
@@ -90,7 +90,7 @@ struct RegistrationKeys {
     #[arg(long = "role", value_name = "ROLE")]
     roles: Vec<String>,
     /// How long it is good [default: until it is revoked]
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = super::duration)]
     ttl: Option<Duration>,
     /// Lists the keys there are; the keys themselves are shown once, when they are made
     #[arg(long, conflicts_with_all = ["roles", "ttl", "revoke"])]
@@ -111,14 +111,10 @@ struct RegistrationKeys {
 #[derive(Debug, Args)]
 struct RotateKey {
     /// How long tokens signed by the key before stay good [default: auth.token_ttl]
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = super::duration)]
     overlap: Option<Duration>,
     #[command(flatten)]
     config: ConfigArgs,
-}
-
-fn time(text: &str) -> Result<Duration, String> {
-    duration::parse(text).filter(|time| !time.is_zero()).ok_or_else(|| "write it like 90s, 24h or 7d".to_owned())
 }
 
 /// The registry's core in this process, over the configured database.
