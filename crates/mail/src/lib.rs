@@ -1,1 +1,68 @@
-//! Mailboxes, requests and topics.
+//! Mailboxes, requests and topics: hosted by agent-registry.
+//!
+//! What is sent goes this way: may the sender, is the message well formed, who is meant (`resolve`); then message,
+//! receipt and deliveries in one transaction with the audit entry; then whoever waits is woken (`wake`), here at once
+//! and elsewhere by a hint. Who takes mail holds it under a lease until it is settled; the clock's share of that is
+//! done by `rounds`.
+//!
+//! - [`service`]: the core, one method of the port after another;
+//! - `post`: sending; `resolve`: whom a recipient means; `inbox`: taking, settling, looking;
+//! - `dead_letters`, `requests`: what their names say;
+//! - `topics`: schemas, durable subscribers, and the feed that brings them events as mail;
+//! - `desk`: what all of them stand on;
+//! - [`grpc`]: the ports over the wire.
+//!
+//! Every replica does the same work and keeps no truth in memory. What the clock makes due is a row, taken by
+//! whichever replica comes first, and by no second one.
+
+mod desk;
+pub mod grpc;
+mod post;
+mod service;
+mod topics;
+mod wake;
+
+use std::sync::Arc;
+
+use guildhall_domain::{
+    Clock, Entropy,
+    ports::{AgentRegistry, Bus, Hot, Mail, MailStore, TopicStore, Topics, bus::Retention, mail_store::MailboxBound},
+};
+use guildhall_guard::Policy;
+use guildhall_outbound::Outbound;
+pub use guildhall_runtime::Task;
+
+pub use self::service::MailService;
+use crate::desk::Desk;
+
+/// How this service names itself as a principal and in records.
+pub const SERVICE: &str = "mail";
+
+/// What mail stands on. Each engine may be away when it starts.
+pub struct Options {
+    pub mail: Arc<dyn MailStore>,
+    pub topics: Arc<dyn TopicStore>,
+    /// The core of the same process: whom a message is for is looked up with every send.
+    pub registry: Arc<dyn AgentRegistry>,
+    pub bus: Arc<dyn Bus>,
+    pub hot: Arc<dyn Hot>,
+    pub policy: Arc<Policy>,
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+    /// What may wait in one mailbox.
+    pub bound: MailboxBound,
+    /// How long mail and ended requests are kept, and how much of them.
+    pub retention: Retention,
+    pub outbound: Outbound,
+}
+
+impl MailService {
+    /// Touches no engine. The caller has to run the tasks.
+    pub fn start(options: Options) -> (Arc<dyn Mail>, Arc<dyn Topics>, Vec<Task>) {
+        let (desk, mut tasks) = Desk::new(options);
+        let desk = Arc::new(desk);
+        let topics = topics::TopicDesk::new(&desk);
+        tasks.extend(topics::tasks(&topics));
+        (Arc::new(Self { desk }), topics, tasks)
+    }
+}

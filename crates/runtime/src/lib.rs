@@ -5,6 +5,7 @@
 //! of the house takes as arguments are made here.
 
 pub mod admin;
+mod background;
 mod backoff;
 mod clock;
 pub mod engine;
@@ -15,6 +16,7 @@ mod shutdown;
 mod tasks;
 pub mod telemetry;
 
+pub use background::{Task, Trouble};
 pub use backoff::Backoff;
 pub use clock::{OsEntropy, SystemClock};
 pub use engine::{supervise, wait_for};

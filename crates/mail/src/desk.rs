@@ -1,0 +1,89 @@
+//! What every part of mail stands on: the engines, the registry beside it, the policy, the time, new ids, and the
+//! means to wake whoever waits.
+
+use std::sync::Arc;
+
+use guildhall_domain::{
+    Agent, AgentId, AuditEntry, Call, Clock, Entropy, Error, ErrorCode, Principal, Result, TenantId, Timestamp,
+    mail::{Mailbox, MessageId},
+    ports::{AgentRegistry, Bus, Hot, MailStore, TopicStore, bus::Retention, mail_store::MailboxBound},
+};
+use guildhall_guard::{Operation, Policy, Target};
+use parking_lot::Mutex;
+use serde_json::Value;
+use ulid::Ulid;
+
+use crate::{Options, SERVICE, Task, wake::Waker};
+
+pub(crate) struct Desk {
+    pub(crate) mail: Arc<dyn MailStore>,
+    pub(crate) topics: Arc<dyn TopicStore>,
+    pub(crate) registry: Arc<dyn AgentRegistry>,
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) hot: Arc<dyn Hot>,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) bound: MailboxBound,
+    pub(crate) retention: Retention,
+    pub(crate) waker: Waker,
+    last_id: Mutex<Ulid>,
+}
+
+impl Desk {
+    pub(crate) fn new(options: Options) -> (Self, Vec<Task>) {
+        let Options { mail, topics, registry, bus, hot, policy, clock, entropy, bound, retention, outbound: _ } = options;
+        let (waker, tasks) = Waker::new(bus.clone(), clock.clone(), entropy.clone());
+        let last_id = Mutex::new(Ulid::nil());
+        (Self { mail, topics, registry, bus, hot, policy, clock, entropy, bound, retention, waker, last_id }, tasks)
+    }
+
+    /// May the caller do this as, or to, `agent`?
+    pub(crate) fn allow(&self, call: &Call, operation: Operation, agent: &AgentId) -> Result<()> {
+        self.policy.authorize(&call.principal, operation, Target::Agent(agent))
+    }
+
+    /// Whether the caller may do it to anyone of its tenant.
+    pub(crate) fn may_for_any(&self, call: &Call, operation: Operation) -> bool {
+        self.policy.authorize(&call.principal, operation, Target::Tenant(&call.principal.tenant)).is_ok()
+    }
+
+    /// A call of the hall itself within the caller's deadline and trace: for what the caller need not be allowed to
+    /// look at by itself.
+    pub(crate) fn as_hall(&self, call: &Call) -> Call {
+        let principal = Principal::hall(call.principal.tenant.clone(), SERVICE);
+        Call { principal: Arc::new(principal), deadline: call.deadline, trace: call.trace.clone() }
+    }
+
+    /// The agent's record, as new as what anyone was told before this call.
+    pub(crate) async fn agent(&self, call: &Call, agent: &AgentId) -> Result<Arc<Agent>> {
+        self.registry.get(&self.as_hall(call), agent).await.map_err(|error| match error.code {
+            ErrorCode::NotFound => Error::not_found(format!(
+                "there is no agent {agent}: list_agents names those who are here, register_agent makes one"
+            )),
+            _ => error,
+        })
+    }
+
+    /// Where mail for the agent waits: its own mailbox first, then its pool's.
+    pub(crate) async fn mailboxes(&self, call: &Call, agent: &AgentId) -> Result<Vec<Mailbox>> {
+        let record = self.agent(call, agent).await?;
+        let pool = record.pool.clone().map(Mailbox::Pool);
+        Ok([Mailbox::Agent(agent.clone())].into_iter().chain(pool).collect())
+    }
+
+    /// Ids of this process rise, also within a millisecond and when the clock steps back.
+    pub(crate) fn new_message_id(&self) -> MessageId {
+        let now = u64::try_from(self.clock.now().as_millis()).unwrap_or(0);
+        let mut last = self.last_id.lock();
+        *last = match last.increment() {
+            Some(next) if now <= last.timestamp_ms() => next,
+            _ => guildhall_domain::clock::new_ulid(&*self.clock, &*self.entropy),
+        };
+        MessageId(*last)
+    }
+
+    pub(crate) fn entry(&self, call: &Call, at: Timestamp, act: &str, target: String, body: Value) -> AuditEntry {
+        AuditEntry::done(&call.principal, at, act, target, body)
+    }
+}
