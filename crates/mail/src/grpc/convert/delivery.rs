@@ -99,6 +99,33 @@ impl Wire for Delivered {
     }
 }
 
+impl Wire for Vec<Delivered> {
+    type Message = wire::TakeResponse;
+
+    fn pack(self) -> wire::TakeResponse {
+        wire::TakeResponse { delivered: pack_all(self) }
+    }
+
+    fn unpack(message: wire::TakeResponse) -> Result<Self> {
+        unpack_all(message.delivered)
+    }
+}
+
+/// By this agent.
+impl Wire for (AgentId, Vec<Settling>) {
+    type Message = wire::SettleRequest;
+
+    fn pack(self) -> wire::SettleRequest {
+        let (agent_id, settlings) = self;
+        wire::SettleRequest { agent_id: agent_id.into(), settlings: pack_all(settlings) }
+    }
+
+    fn unpack(message: wire::SettleRequest) -> Result<Self> {
+        let wire::SettleRequest { agent_id, settlings } = message;
+        Ok((AgentId::new(agent_id)?, unpack_all(settlings)?))
+    }
+}
+
 impl Wire for Settling {
     type Message = wire::Settling;
 
@@ -143,6 +170,18 @@ impl Wire for Result<()> {
             None => Ok(Ok(())),
             Some(detail) => Ok(Err(from_detail(detail).ok_or_else(|| unknown("code of an error"))?)),
         }
+    }
+}
+
+impl Wire for Vec<Result<()>> {
+    type Message = wire::SettleResponse;
+
+    fn pack(self) -> wire::SettleResponse {
+        wire::SettleResponse { settled: pack_all(self) }
+    }
+
+    fn unpack(message: wire::SettleResponse) -> Result<Self> {
+        unpack_all(message.settled)
     }
 }
 
@@ -209,12 +248,7 @@ impl Wire for Tracked {
 
     fn pack(self) -> wire::MessageResponse {
         let Self { message, recipients, complete, deliveries } = self;
-        wire::MessageResponse {
-            message: Some(message.pack()),
-            recipients,
-            complete,
-            deliveries: pack_all(deliveries),
-        }
+        wire::MessageResponse { message: Some(message.pack()), recipients, complete, deliveries: pack_all(deliveries) }
     }
 
     fn unpack(message: wire::MessageResponse) -> Result<Self> {
@@ -258,10 +292,8 @@ impl Wire for DeadLetterQuery {
         wire::DeadLettersRequest {
             mailbox: mailbox.map(Into::into),
             message_id: message.map(Into::into),
-            after: after.map(|(at, message)| wire::DeadLetterPlace {
-                died_at_ms: at.as_millis(),
-                message_id: message.into(),
-            }),
+            after: after
+                .map(|(at, message)| wire::DeadLetterPlace { died_at_ms: at.as_millis(), message_id: message.into() }),
             limit: count(limit),
         }
     }

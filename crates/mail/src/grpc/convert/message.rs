@@ -10,7 +10,7 @@ use guildhall_domain::{
 use guildhall_proto::mail::v1 as wire;
 use guildhall_rpc::wire::{millis, unknown};
 
-use super::{Wire, at, body};
+use super::{Wire, at, body, pack_all, unpack_all};
 
 impl Wire for Priority {
     type Message = i32;
@@ -176,5 +176,29 @@ impl Wire for Receipt {
             durability: Durability::unpack(durability)?,
             duplicate,
         })
+    }
+}
+
+impl Wire for Vec<NewMessage> {
+    type Message = wire::SendRequest;
+
+    fn pack(self) -> wire::SendRequest {
+        wire::SendRequest { messages: pack_all(self) }
+    }
+
+    fn unpack(message: wire::SendRequest) -> Result<Self> {
+        unpack_all(message.messages)
+    }
+}
+
+impl Wire for Vec<Receipt> {
+    type Message = wire::SendResponse;
+
+    fn pack(self) -> wire::SendResponse {
+        wire::SendResponse { receipts: pack_all(self) }
+    }
+
+    fn unpack(message: wire::SendResponse) -> Result<Self> {
+        unpack_all(message.receipts)
     }
 }

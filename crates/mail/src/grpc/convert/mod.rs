@@ -38,7 +38,7 @@ pub(super) fn number(count: u32) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
 }
 
-pub(super) fn ids(texts: Vec<String>) -> Result<Vec<MessageId>> {
+fn ids(texts: Vec<String>) -> Result<Vec<MessageId>> {
     texts.into_iter().map(MessageId::try_from).collect()
 }
 
@@ -53,7 +53,6 @@ fn at(millis: i64) -> Timestamp {
 fn mailbox(text: Option<String>) -> Result<Option<Mailbox>> {
     text.map(Mailbox::try_from).transpose()
 }
-
 
 impl Wire for Durability {
     type Message = i32;

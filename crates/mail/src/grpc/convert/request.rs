@@ -88,19 +88,8 @@ impl Wire for Request {
     type Message = wire::Request;
 
     fn pack(self) -> wire::Request {
-        let Self {
-            request_id,
-            from,
-            to,
-            state,
-            asked_at,
-            deadline,
-            progress,
-            answered_by,
-            answer,
-            reason,
-            ended_at,
-        } = self;
+        let Self { request_id, from, to, state, asked_at, deadline, progress, answered_by, answer, reason, ended_at } =
+            self;
         wire::Request {
             request_id: request_id.into(),
             from: from.into(),
