@@ -19,13 +19,15 @@ use crate::{
     audit::AuditTables,
     engine::{Sql, in_time},
     failure::Failure,
+    mail::MailTables,
     many::Many,
     row::{AgentRow, RegistrationKeyRow, SigningKeyRow, count},
+    topics::TopicTables,
 };
 
 /// All tables, through one connection.
-pub(crate) trait Tables: AgentTable + AccessTables + AuditTables + Many {}
-impl<C: AgentTable + AccessTables + AuditTables + Many> Tables for C {}
+pub(crate) trait Tables: AgentTable + AccessTables + AuditTables + MailTables + TopicTables + Many {}
+impl<C: AgentTable + AccessTables + AuditTables + MailTables + TopicTables + Many> Tables for C {}
 
 async fn register(
     tables: &mut impl Tables,

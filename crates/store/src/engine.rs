@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use guildhall_domain::{Error, Result};
+use guildhall_domain::{Error, Result, ports::mail_store::Taking};
 use sqlx::{
     ConnectOptions, Connection, Database, Pool, Postgres, Sqlite,
     pool::{PoolConnection, PoolOptions},
@@ -16,7 +16,13 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
-use crate::{audit::Scribe, failure::Failure, writer::Writer};
+use crate::{
+    agent_store::Tables,
+    audit::Scribe,
+    failure::Failure,
+    mail::{lane::Lane, send::Sending, settle::Settlement},
+    writer::Writer,
+};
 
 /// How long a call waits for a connection before it learns that the engine is away; well within a call's deadline.
 const ACQUIRE: Duration = Duration::from_secs(5);
@@ -24,16 +30,28 @@ const ACQUIRE: Duration = Duration::from_secs(5);
 const READ: Duration = Duration::from_secs(10);
 
 /// One engine, with the port implementations stamped upon it.
-pub(crate) struct Sql<DB: Database> {
+pub(crate) struct Sql<DB: Database>
+where
+    DB::Connection: Tables,
+{
     pub(crate) name: &'static str,
     /// How a connection is made; migrations take one of their own.
     pub(crate) options: <DB::Connection as Connection>::Options,
     pub(crate) readers: Pool<DB>,
-    pub(crate) writer: Writer<DB>,
+    pub(crate) writer: Arc<Writer<DB>>,
     pub(crate) scribe: Arc<Scribe>,
+    /// Who records what is written apart (`Writer::write_apart`): on Postgres another, for two transactions that took
+    /// numbers of one epoch would wait for each other's commit.
+    pub(crate) mail_scribe: Arc<Scribe>,
+    pub(crate) sends: Lane<DB, Sending>,
+    pub(crate) takes: Lane<DB, Taking>,
+    pub(crate) settlements: Lane<DB, Settlement>,
 }
 
-impl<DB: Database> Sql<DB> {
+impl<DB: Database> Sql<DB>
+where
+    DB::Connection: Tables,
+{
     pub(crate) fn failed(&self, failure: impl Into<Failure>) -> Error {
         failure.into().without_effect(self.name)
     }
@@ -50,6 +68,7 @@ impl<DB: Database> Sql<DB> {
     }
 
     pub(crate) async fn close(&self) {
+        tokio::join!(self.sends.close(), self.takes.close(), self.settlements.close());
         self.writer.close().await;
         self.readers.close().await;
     }
@@ -127,18 +146,28 @@ impl Sql<Sqlite> {
             .acquire_timeout(ACQUIRE)
             .test_before_acquire(false)
             .connect_lazy_with(options.clone().pragma("query_only", "on"));
+        let writer = Arc::new(Writer::start("sqlite", writing, "BEGIN IMMEDIATE"));
         Self {
             name: "sqlite",
             options,
             readers: reading,
-            writer: Writer::start("sqlite", writing, "BEGIN IMMEDIATE"),
+            sends: Lane::new(&writer, &scribe),
+            takes: Lane::new(&writer, &scribe),
+            settlements: Lane::new(&writer, &scribe),
+            writer,
+            mail_scribe: Arc::clone(&scribe),
             scribe,
         }
     }
 }
 
 impl Sql<Postgres> {
-    pub(crate) fn reach(server: &PgConnectOptions, connections: u32, scribe: Arc<Scribe>) -> Self {
+    pub(crate) fn reach(
+        server: &PgConnectOptions,
+        connections: u32,
+        scribe: Arc<Scribe>,
+        mail_scribe: Arc<Scribe>,
+    ) -> Self {
         let options = server.clone().application_name("guildhall").disable_statement_logging();
         let pool = PgPoolOptions::new().max_connections(connections.max(2)).acquire_timeout(ACQUIRE).connect_lazy_with(
             options.clone().options([
@@ -152,12 +181,21 @@ impl Sql<Postgres> {
                 ("synchronous_commit", "on"),
             ]),
         );
+        let readers = pool.clone();
+        // Half of the connections at most: reads find one.
+        let apart = connections.max(2) / 2;
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
+        let writer = Arc::new(Writer::start_with_apart("postgres", pool, begin, apart));
         Self {
             name: "postgres",
             options,
-            readers: pool.clone(),
-            writer: Writer::start("postgres", pool, "BEGIN ISOLATION LEVEL READ COMMITTED"),
+            readers,
+            sends: Lane::new(&writer, &mail_scribe),
+            takes: Lane::new(&writer, &mail_scribe),
+            settlements: Lane::new(&writer, &mail_scribe),
+            writer,
             scribe,
+            mail_scribe,
         }
     }
 }

@@ -20,9 +20,11 @@ mod audit;
 mod audit_store;
 mod engine;
 mod failure;
+mod mail;
 mod many;
 mod migrate;
 mod row;
+mod topics;
 mod url;
 mod writer;
 
@@ -30,7 +32,7 @@ use std::sync::Arc;
 
 use guildhall_domain::{
     Clock, Entropy, Result,
-    ports::{AgentStore, AuditStore},
+    ports::{AgentStore, AuditStore, MailStore, TopicStore},
 };
 
 use crate::{audit::Scribe, engine::Sql};
@@ -72,11 +74,13 @@ impl Store {
     /// Touches nothing yet: an engine that is away is an error of the call that needs it. Must be called within a
     /// Tokio runtime.
     pub fn connect(url: &DatabaseUrl, options: StoreOptions) -> Self {
-        let scribe = Arc::new(Scribe::new(options.clock, options.entropy, options.writer));
+        let StoreOptions { clock, entropy, writer, max_connections } = options;
+        let mail = format!("{writer}/mail");
+        let scribe = |writer| Arc::new(Scribe::new(Arc::clone(&clock), Arc::clone(&entropy), writer));
         Self(match url {
-            DatabaseUrl::Sqlite(path) => Either::Sqlite(Arc::new(Sql::open(path, options.max_connections, scribe))),
+            DatabaseUrl::Sqlite(path) => Either::Sqlite(Arc::new(Sql::open(path, max_connections, scribe(writer)))),
             DatabaseUrl::Postgres(server) => {
-                Either::Postgres(Arc::new(Sql::reach(server, options.max_connections, scribe)))
+                Either::Postgres(Arc::new(Sql::reach(server, max_connections, scribe(writer), scribe(mail))))
             }
         })
     }
@@ -86,6 +90,14 @@ impl Store {
     }
 
     pub fn audit(&self) -> Arc<dyn AuditStore> {
+        on_either!(self, sql => sql.clone())
+    }
+
+    pub fn mail(&self) -> Arc<dyn MailStore> {
+        on_either!(self, sql => sql.clone())
+    }
+
+    pub fn topics(&self) -> Arc<dyn TopicStore> {
         on_either!(self, sql => sql.clone())
     }
 

@@ -3,15 +3,18 @@
 //! One task owns the writing. It takes what is queued, runs it in one transaction with a savepoint for each write, so
 //! that one which fails is undone alone, commits once, and only then answers. A commit costs an fsync however much it
 //! holds: 64 callers at once pay for one, not for 64.
+//!
+//! An engine that lets many write at once also takes a write apart: in a transaction of its own, beside the others.
+//! What locks rows in an order of its own goes there, for in a transaction of unlike writes it would have none.
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use guildhall_domain::{Error, ErrorCode, Result};
 use parking_lot::Mutex;
 use sqlx::{Connection, Database, Pool, Transaction};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     task::JoinHandle,
     time::timeout,
 };
@@ -64,9 +67,20 @@ impl<C: Send, T: Send> Queued<C> for Write<C, T> {
 
 type Queue<DB> = mpsc::Sender<Box<dyn Queued<<DB as Database>::Connection>>>;
 
+/// Where writes apart are made.
+struct Apart<DB: Database> {
+    engine: &'static str,
+    pool: Pool<DB>,
+    begin: &'static str,
+    /// As many at once, the others wait.
+    room: Arc<Semaphore>,
+    at_once: u32,
+}
+
 /// The way in for writes. Ends, after what is queued, when it is closed or dropped.
 pub(crate) struct Writer<DB: Database> {
     open: Mutex<Option<(Queue<DB>, JoinHandle<()>)>>,
+    apart: Option<Apart<DB>>,
 }
 
 impl<DB: Database> Writer<DB> {
@@ -74,7 +88,14 @@ impl<DB: Database> Writer<DB> {
     pub(crate) fn start(engine: &'static str, pool: Pool<DB>, begin: &'static str) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let task = tokio::spawn(write_all(engine, pool, begin, waiting));
-        Self { open: Mutex::new(Some((queue, task))) }
+        Self { open: Mutex::new(Some((queue, task))), apart: None }
+    }
+
+    /// As [`Writer::start`], for an engine that takes `at_once` writes apart beside it.
+    pub(crate) fn start_with_apart(engine: &'static str, pool: Pool<DB>, begin: &'static str, at_once: u32) -> Self {
+        let room = Arc::new(Semaphore::new(at_once as usize));
+        let apart = Apart { engine, pool: pool.clone(), begin, room, at_once };
+        Self { apart: Some(apart), ..Self::start(engine, pool, begin) }
     }
 
     pub(crate) async fn write<T, W>(&self, work: W) -> Result<T>
@@ -85,7 +106,7 @@ impl<DB: Database> Writer<DB> {
         let (caller, answer) = oneshot::channel();
         let write = Box::new(Write { work: Some(Box::new(work)), done: None, caller });
         let queue = self.open.lock().as_ref().map(|(queue, _)| queue.clone());
-        let queue = queue.ok_or_else(|| Error::unavailable("the hall is shutting down; repeat the call later"))?;
+        let queue = queue.ok_or_else(shutting_down)?;
         queue.try_send(write).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => Error::unavailable(format!(
                 "{QUEUE_MAX} writes wait for the database already; nothing was changed, repeat the call later"
@@ -94,18 +115,48 @@ impl<DB: Database> Writer<DB> {
                 Error::internal("the database's writer has ended; restart the hall")
             }
         })?;
-        answer.await.unwrap_or_else(|_| {
-            Err(Error::timeout("the database's writer failed on a write; whether it took effect is not known"))
-        })
+        answer.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// In a transaction of its own where the engine lets more than one write at once; else as [`Writer::write`].
+    pub(crate) async fn write_apart<T, W>(&self, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut DB::Connection) -> BoxFuture<'c, Result<T, Failure>> + Send + 'static,
+    {
+        let Some(Apart { engine, pool, begin, room, .. }) = &self.apart else { return self.write(work).await };
+        let Ok(place) = Arc::clone(room).acquire_owned().await else { return Err(shutting_down()) };
+        let (caller, answer) = oneshot::channel();
+        let write: Box<dyn Queued<DB::Connection>> = Box::new(Write { work: Some(Box::new(work)), done: None, caller });
+        let (engine, pool, begin) = (*engine, pool.clone(), *begin);
+        // A task of its own: a caller that goes away does not cut a commit in two.
+        tokio::spawn(async move {
+            write_batch(engine, &pool, begin, vec![write]).await;
+            drop(place);
+        });
+        answer.await.unwrap_or_else(|_| Err(lost()))
     }
 
     /// Writes what is queued, then ends.
     pub(crate) async fn close(&self) {
+        if let Some(Apart { room, at_once, .. }) = &self.apart {
+            // Those that are under way hold the places.
+            let _all = room.acquire_many(*at_once).await;
+            room.close();
+        }
         let Some((queue, task)) = self.open.lock().take() else { return };
         drop(queue);
         // A panic of the task has been seen by its callers.
         let _ = task.await;
     }
+}
+
+fn shutting_down() -> Error {
+    Error::unavailable("the hall is shutting down; repeat the call later")
+}
+
+fn lost() -> Error {
+    Error::timeout("the database's writer failed on a write; whether it took effect is not known")
 }
 
 async fn write_all<DB: Database>(
@@ -156,10 +207,20 @@ async fn commit_batch<DB: Database>(
     batch: &mut [Box<dyn Queued<DB::Connection>>],
 ) -> Result<Vec<Result<()>>> {
     let mut transaction = connection.begin_with(begin).await.map_err(|error| without_effect(engine, &error))?;
-    let mut outcomes = Vec::with_capacity(batch.len());
-    for write in batch {
-        outcomes.push(run_alone(engine, &mut transaction, write.as_mut()).await?);
-    }
+    let outcomes = match batch {
+        // Alone, it needs no savepoint: what fails is undone with the transaction.
+        [write] if !write.is_abandoned() => {
+            write.run(&mut transaction).await.map_err(|failure| failure.without_effect(engine))?;
+            vec![Ok(())]
+        }
+        batch => {
+            let mut outcomes = Vec::with_capacity(batch.len());
+            for write in batch {
+                outcomes.push(run_alone(engine, &mut transaction, write.as_mut()).await?);
+            }
+            outcomes
+        }
+    };
     transaction.commit().await.map_err(|error| at_commit(engine, &error))?;
     Ok(outcomes)
 }

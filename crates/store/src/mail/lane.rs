@@ -1,0 +1,192 @@
+//! A lane: calls of one kind, of many callers at once, done together in one transaction.
+//!
+//! A group is taken from what waits only once its transaction has begun: while one is under way the next gathers, and
+//! it holds all that has come until it is its turn. The more comes, the larger the groups, and the less each call pays
+//! of what a transaction costs.
+
+use std::{collections::VecDeque, mem, slice, sync::Arc};
+
+use guildhall_domain::{Error, ErrorCode, Result};
+use parking_lot::Mutex;
+use sqlx::Database;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::{audit::Scribe, failure::Failure, writer::Writer};
+
+/// What a group may weigh: beyond this the commit's share of each call is nothing any more, only the wait grows.
+pub(crate) const GROUP_WEIGHT: usize = 512;
+/// What may wait: some seconds of work. More is refused, for it would time out anyway.
+const WAITING_WEIGHT: usize = 16 * GROUP_WEIGHT;
+/// Groups under way at once, of which one runs and the other waits for its turn or, on Postgres, for the first one's
+/// commit.
+const UNDERWAY: u32 = 2;
+
+/// A call that can be done together with others of its kind.
+pub(crate) trait Call<C>: Sized + Send + Sync + 'static {
+    type Answer: Send + 'static;
+
+    /// What it adds to a group.
+    fn weight(&self) -> usize {
+        1
+    }
+
+    /// Does all of them as if one came after the other, with few statements. An inner error is of one call, which
+    /// then has written nothing; the outer one is of the group, of which then nothing stands.
+    fn run_all<'a>(
+        tables: &'a mut C,
+        scribe: &'a Scribe,
+        calls: &'a [Self],
+    ) -> impl Future<Output = Result<Vec<Result<Self::Answer>>, Failure>> + Send + 'a;
+}
+
+type Caller<A> = oneshot::Sender<Result<A>>;
+
+struct Waiting<K, A> {
+    calls: VecDeque<(K, Caller<A>)>,
+    weight: usize,
+    /// A group has been ordered, and has not been taken yet.
+    ordered: bool,
+    closed: bool,
+}
+
+struct Group<K, A> {
+    calls: Arc<Vec<K>>,
+    callers: Vec<Caller<A>>,
+}
+
+struct Inner<DB: Database, K: Call<DB::Connection>> {
+    waiting: Mutex<Waiting<K, K::Answer>>,
+    underway: Semaphore,
+    writer: Arc<Writer<DB>>,
+    scribe: Arc<Scribe>,
+}
+
+pub(crate) struct Lane<DB: Database, K: Call<DB::Connection>>(Arc<Inner<DB, K>>);
+
+impl<DB: Database, K: Call<DB::Connection>> Lane<DB, K> {
+    pub(crate) fn new(writer: &Arc<Writer<DB>>, scribe: &Arc<Scribe>) -> Self {
+        let waiting = Waiting { calls: VecDeque::new(), weight: 0, ordered: false, closed: false };
+        Self(Arc::new(Inner {
+            waiting: Mutex::new(waiting),
+            underway: Semaphore::new(UNDERWAY as usize),
+            writer: Arc::clone(writer),
+            scribe: Arc::clone(scribe),
+        }))
+    }
+
+    /// A call whose caller goes away before its group is taken is not begun.
+    pub(crate) async fn push(&self, call: K) -> Result<K::Answer> {
+        let (caller, answer) = oneshot::channel();
+        let order = self.0.waiting.lock().add(call, caller)?;
+        if order {
+            tokio::spawn(Arc::clone(&self.0).run_group());
+        }
+        answer.await.unwrap_or_else(|_| {
+            Err(Error::timeout("the database's writer failed on this call; whether it took effect is not known"))
+        })
+    }
+
+    /// Does what waits, then ends. Later calls are refused.
+    pub(crate) async fn close(&self) {
+        self.0.waiting.lock().closed = true;
+        loop {
+            let _all = self.0.underway.acquire_many(UNDERWAY).await;
+            if !self.0.waiting.lock().ordered {
+                return;
+            }
+        }
+    }
+}
+
+impl<K, A> Waiting<K, A> {
+    /// True when a group is to be ordered.
+    fn add<C>(&mut self, call: K, caller: Caller<A>) -> Result<bool>
+    where
+        K: Call<C, Answer = A>,
+    {
+        if self.closed {
+            return Err(Error::unavailable("the hall is shutting down; repeat the call later"));
+        }
+        let weight = call.weight();
+        // Whatever it weighs, one call alone is taken.
+        if self.weight > 0 && self.weight + weight > WAITING_WEIGHT {
+            return Err(Error::unavailable(format!(
+                "{} calls wait for the database already; nothing was changed, repeat the call later",
+                self.calls.len()
+            )));
+        }
+        self.weight += weight;
+        self.calls.push_back((call, caller));
+        Ok(!mem::replace(&mut self.ordered, true))
+    }
+
+    /// The next group, and whether another is to be ordered.
+    fn take<C>(&mut self) -> (Group<K, A>, bool)
+    where
+        K: Call<C, Answer = A>,
+    {
+        let (mut calls, mut callers, mut taken) = (Vec::new(), Vec::new(), 0);
+        while let Some((next, _)) = self.calls.front() {
+            let weight = next.weight();
+            if taken > 0 && taken + weight > GROUP_WEIGHT {
+                break;
+            }
+            let Some((call, caller)) = self.calls.pop_front() else { break };
+            self.weight -= weight;
+            if !caller.is_closed() {
+                taken += weight;
+                calls.push(call);
+                callers.push(caller);
+            }
+        }
+        self.ordered = !self.calls.is_empty();
+        (Group { calls: Arc::new(calls), callers }, self.ordered)
+    }
+}
+
+impl<DB: Database, K: Call<DB::Connection>> Inner<DB, K> {
+    fn take(self: &Arc<Self>) -> Group<K, K::Answer> {
+        let (group, more) = self.waiting.lock().take();
+        if more {
+            tokio::spawn(Arc::clone(self).run_group());
+        }
+        group
+    }
+
+    async fn run_group(self: Arc<Self>) {
+        let _place = self.underway.acquire().await;
+        let taken: Arc<Mutex<Option<Group<K, K::Answer>>>> = Arc::default();
+        let (lane, keep) = (Arc::clone(&self), Arc::clone(&taken));
+        let done = self.writer.write_apart(move |tables| {
+            Box::pin(async move {
+                let group = lane.take();
+                let calls = Arc::clone(&group.calls);
+                *keep.lock() = Some(group);
+                if calls.is_empty() { Ok(Vec::new()) } else { K::run_all(tables, &lane.scribe, &calls).await }
+            })
+        });
+        let done = done.await;
+        // A transaction that could not begin has taken none.
+        let group = taken.lock().take();
+        let Group { calls, callers } = group.unwrap_or_else(|| self.take());
+        match done {
+            Ok(answers) => callers.into_iter().zip(answers).for_each(|(caller, answer)| drop(caller.send(answer))),
+            Err(error) if error.code == ErrorCode::Internal && calls.len() > 1 => self.run_each(calls, callers).await,
+            Err(error) => callers.into_iter().for_each(|caller| drop(caller.send(Err(error.clone())))),
+        }
+    }
+
+    /// One of the group met what the engine refuses, and all of it was undone: alone, only that one fails.
+    async fn run_each(&self, calls: Arc<Vec<K>>, callers: Vec<Caller<K::Answer>>) {
+        for (n, caller) in callers.into_iter().enumerate() {
+            let (calls, scribe) = (Arc::clone(&calls), Arc::clone(&self.scribe));
+            let done = self.writer.write_apart(move |tables| {
+                Box::pin(async move {
+                    let mut answers = K::run_all(tables, &scribe, slice::from_ref(&calls[n])).await?;
+                    Ok(answers.pop().expect("each call is answered"))
+                })
+            });
+            let _ = caller.send(done.await.unwrap_or_else(Err));
+        }
+    }
+}
