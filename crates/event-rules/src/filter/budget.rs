@@ -22,8 +22,9 @@ pub(super) const VARIABLE: &str = "@budget";
 pub(super) const CHARGE: &str = "@charge";
 pub(super) const LOOP: &str = "@loop";
 
-/// Some 20 ms of one core, and enough to look at each of the 30,000 numbers that the largest event can hold.
-const UNITS: u64 = 250_000;
+/// Some 50 ms of one core, and enough to ask a simple question of each of the 30,000 numbers that the largest event can
+/// hold.
+const UNITS: u64 = 500_000;
 const BYTES_A_UNIT: usize = 16;
 
 static TYPE: Type = Type::new_unspecified_type("guildhall.budget");

@@ -35,7 +35,7 @@ use self::{
 };
 
 /// For the library's parser, which nests its calls as deep as the text does: with the longest text it was seen to need
-/// a sixth of this in a debug build.
+/// a third of this in a debug build.
 const PARSER_STACK_BYTES: usize = 64 * 1024 * 1024;
 
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(functions::environment()));
@@ -100,7 +100,9 @@ fn parse(text: &str) -> Result<Parsed> {
 
 fn does_not_parse(error: &ParseError) -> Error {
     let (line, column) = error.pos;
-    refused(format!("line {line}, column {}: {:.300}", column.max(0) + 1, error.msg))
+    // The library says this as it would to its own developers.
+    let what = if error.msg.contains("Recursion limit") { "it nests too deep" } else { &error.msg };
+    refused(format!("line {line}, column {}: {what:.300}", column.max(1)))
 }
 
 /// `offset` counts characters.
