@@ -44,7 +44,7 @@ async fn stage(url: DatabaseUrl, engine: impl Send + Sync + 'static) -> Stage {
     store.close().await;
     let replica = move |writer: &str| {
         let store = open(&url, writer);
-        Replica { agents: store.agents(), audit: store.audit() }
+        Replica { agents: store.agents(), audit: store.audit(), mail: store.mail(), topics: store.topics() }
     };
     Stage::new(replica, engine)
 }

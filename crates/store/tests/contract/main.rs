@@ -1,4 +1,4 @@
-//! The store's contract on SQLite and on a real Postgres, bare and behind faults; then what is this crate's own:
+//! The contracts of the store and of mail's store on SQLite and on a real Postgres, bare and behind faults; then what is this crate's own:
 //! migrations, the shared commit, what an engine that is away looks like, and what tampering leaves behind, in the
 //! counts and for whoever verifies the chain.
 
@@ -10,7 +10,14 @@ mod engines;
 mod migrations;
 mod tampering;
 
-use guildhall_testkit::store_contract;
+use guildhall_testkit::{mail_store_contract, store_contract};
 
 store_contract!(on_sqlite, super::super::engines::sqlite);
 store_contract!(on_postgres, super::super::engines::postgres);
+
+mod mail {
+    use super::*;
+
+    mail_store_contract!(on_sqlite, super::super::super::engines::sqlite);
+    mail_store_contract!(on_postgres, super::super::super::engines::postgres);
+}

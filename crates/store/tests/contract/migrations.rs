@@ -11,7 +11,7 @@ use crate::{
     on_both,
 };
 
-const NEWEST: i64 = 1;
+const NEWEST: i64 = 2;
 
 on_both! {
     processes_that_migrate_at_once_all_succeed

@@ -17,7 +17,7 @@ use std::{
 
 use guildhall_domain::{
     AgentId, AuditEntry, Principal, TenantId, Timestamp,
-    ports::{AgentStore, AuditStore},
+    ports::{AgentStore, AuditStore, MailStore, TopicStore},
 };
 use serde_json::json;
 
@@ -25,12 +25,14 @@ pub use self::{access::*, agents::*, audit::*, chain::*};
 use crate::fault::{FaultPlan, Faulty};
 
 /// Any moment would do.
-const NOW: Timestamp = Timestamp::from_millis(1_767_225_600_000);
+pub(super) const NOW: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
 /// One process on the database.
 pub struct Replica {
     pub agents: Arc<dyn AgentStore>,
     pub audit: Arc<dyn AuditStore>,
+    pub mail: Arc<dyn MailStore>,
+    pub topics: Arc<dyn TopicStore>,
 }
 
 type Open = Box<dyn Fn(&str) -> Replica + Send + Sync>;
@@ -58,15 +60,20 @@ impl Stage {
         Self { faults: Some(AtomicU64::new(seed)), ..self }
     }
 
-    fn replica(&self, writer: &str) -> Replica {
+    pub(super) fn replica(&self, writer: &str) -> Replica {
         let bare = (self.open)(writer);
         let Some(seeds) = &self.faults else { return bare };
         let plan = || FaultPlan::seeded(seeds.fetch_add(1, Ordering::Relaxed));
-        Replica { agents: Arc::new(Faulty::new(bare.agents, plan())), audit: Arc::new(Faulty::new(bare.audit, plan())) }
+        Replica {
+            agents: Arc::new(Faulty::new(bare.agents, plan())),
+            audit: Arc::new(Faulty::new(bare.audit, plan())),
+            mail: Arc::new(Faulty::new(bare.mail, plan())),
+            topics: Arc::new(Faulty::new(bare.topics, plan())),
+        }
     }
 
     /// Whether an answer is that of the first and only attempt.
-    fn answers_once(&self) -> bool {
+    pub(super) fn answers_once(&self) -> bool {
         self.faults.is_none()
     }
 }
@@ -127,24 +134,24 @@ macro_rules! store_contract {
     };
 }
 
-fn hall() -> TenantId {
+pub(super) fn hall() -> TenantId {
     TenantId::default()
 }
 
-fn tenant(name: &str) -> TenantId {
+pub(super) fn tenant(name: &str) -> TenantId {
     name.parse().expect("a test's tenant is well-formed")
 }
 
-fn id(name: &str) -> AgentId {
+pub(super) fn id(name: &str) -> AgentId {
     name.parse().expect("a test's agent id is well-formed")
 }
 
 /// An entry that names what was done to whom, and nothing else of interest.
-fn act(act: &str, target: &str) -> AuditEntry {
+pub(super) fn act(act: &str, target: &str) -> AuditEntry {
     act_in(&hall(), act, target)
 }
 
-fn act_in(tenant: &TenantId, act: &str, target: &str) -> AuditEntry {
+pub(super) fn act_in(tenant: &TenantId, act: &str, target: &str) -> AuditEntry {
     let by = Principal::hall(tenant.clone(), "test");
     AuditEntry::done(&by, NOW, act, target, json!({ "said": "so" }))
 }

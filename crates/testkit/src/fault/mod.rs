@@ -6,8 +6,10 @@
 
 mod bus;
 mod hot;
+mod mail_store;
 mod registry;
 mod store;
+mod topic_store;
 
 use std::{any::Any, collections::HashMap, fmt::Debug, sync::Arc, time::Duration};
 

@@ -1,0 +1,128 @@
+//! What every database under mail must do. An engine's crate stamps it with [`crate::mail_store_contract`], over the
+//! [`Stage`] of the store.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails shows the error it met")]
+
+mod send;
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use guildhall_domain::{
+    AgentId, Result,
+    mail::{Body, Mailbox, Message, MessageId, Priority, Recipient, kind},
+    ports::mail_store::{Accepted, Addressees, MailboxBound, Outgoing, ReceiptKey, RequestTerms},
+};
+use serde_json::json;
+
+pub use self::send::*;
+use super::{
+    insist,
+    store::{NOW, Replica, Stage, act, hall, id},
+};
+
+/// Stamps the whole suite for one engine, bare and behind faults. `$stage` names an async function that gives
+/// `Option<Stage>`, `None` when the run goes without that engine.
+#[macro_export]
+macro_rules! mail_store_contract {
+    ($engine:ident, $stage:path) => {
+        $crate::mail_store_contract! {
+            @stamp $engine, $stage,
+            // send
+            a_message_is_kept_letter_for_letter
+        }
+    };
+    (@stamp $engine:ident, $stage:path, $($test:ident)*) => {
+        mod $engine {
+            mod bare {
+                $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    let Some(stage) = $stage().await else { return };
+                    $crate::contract::mail_store::$test(&stage).await;
+                })*
+            }
+
+            mod behind_faults {
+                $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    let Some(stage) = $stage().await else { return };
+                    $crate::contract::mail_store::$test(&stage.behind_faults(1)).await;
+                })*
+            }
+        }
+    };
+}
+
+const BOUND: MailboxBound = MailboxBound { messages: 10_000 };
+
+fn mailbox(agent: &str) -> Mailbox {
+    Mailbox::Agent(id(agent))
+}
+
+/// Ids in the order of this process.
+fn next_id() -> MessageId {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    MessageId::from_bytes(u128::from(LAST.fetch_add(1, Ordering::Relaxed) + 1).to_be_bytes())
+}
+
+/// Both halves of a receipt's key, from words.
+fn key(key: &str, said: &str) -> ReceiptKey {
+    let word = |word: &str| {
+        let mut bytes = [0; 16];
+        bytes.iter_mut().zip(word.bytes()).for_each(|(byte, letter)| *byte = letter);
+        bytes
+    };
+    ReceiptKey { key: word(key), fingerprint: word(said) }
+}
+
+/// A message that an agent sends to another, with a key of its own so that its sender may repeat it.
+fn letter(from: &str, to: &str) -> Outgoing {
+    let message_id = next_id();
+    let message = Message {
+        message_id,
+        from: id(from),
+        to: Recipient::Agent(id(to)),
+        kind: kind::MESSAGE.to_owned(),
+        priority: Priority::Normal,
+        body: Body::from_value(&json!({ "from": from })).unwrap(),
+        sent_at: NOW,
+        expires_at: None,
+        reply_to: None,
+        correlation_id: None,
+        conversation_id: None,
+        requires_response: false,
+    };
+    let receipt = ReceiptKey { key: message_id.bytes(), fingerprint: message_id.bytes() };
+    Outgoing {
+        to: Addressees::One(mailbox(to)),
+        receipt: Some(receipt),
+        request: None,
+        audit: act("message.send", &message_id.to_string()),
+        message,
+    }
+}
+
+/// As [`letter`], to many.
+fn circular(from: &str, to: &[AgentId]) -> Outgoing {
+    let letter = letter(from, "unused");
+    let message = Message { to: Recipient::Everyone, ..letter.message };
+    Outgoing { to: Addressees::Many(to.to_vec()), message, ..letter }
+}
+
+/// As [`letter`], a request that is to be answered within a minute.
+fn request(from: &str, to: &str, waits: bool) -> Outgoing {
+    let letter = letter(from, to);
+    let message = Message { kind: kind::REQUEST.to_owned(), requires_response: true, ..letter.message };
+    let terms = RequestTerms { deadline: NOW + Duration::from_secs(60), waits };
+    Outgoing { request: Some(terms), message, ..letter }
+}
+
+async fn try_send(replica: &Replica, outgoing: &[Outgoing]) -> Result<Accepted> {
+    insist(async || replica.mail.send(&hall(), outgoing.to_vec(), BOUND).await).await
+}
+
+async fn send(replica: &Replica, outgoing: &Outgoing) -> MessageId {
+    try_send(replica, std::slice::from_ref(outgoing)).await.unwrap().receipts[0].message_id
+}
