@@ -9,6 +9,7 @@ use guildhall_domain::{
     ports::{AgentRegistry, Bus, Hot, MailStore, TopicStore, bus::Retention, mail_store::MailboxBound},
 };
 use guildhall_guard::{Operation, Policy, Target};
+use moka::sync::Cache;
 use parking_lot::Mutex;
 use serde_json::Value;
 use ulid::Ulid;
@@ -27,15 +28,36 @@ pub(crate) struct Desk {
     pub(crate) bound: MailboxBound,
     pub(crate) retention: Retention,
     pub(crate) waker: Waker,
+    /// One member of each pool that mail was sent to, as it was then.
+    pub(crate) pool_members: Cache<(TenantId, String), AgentId>,
     last_id: Mutex<Ulid>,
 }
 
+/// Pools of which a member is remembered; looking through all agents finds one of the others.
+const POOLS_MAX: u64 = 10_000;
+
 impl Desk {
     pub(crate) fn new(options: Options) -> (Self, Vec<Task>) {
-        let Options { mail, topics, registry, bus, hot, policy, clock, entropy, bound, retention, outbound: _ } = options;
+        let Options { mail, topics, registry, bus, hot, policy, clock, entropy, bound, retention, outbound: _ } =
+            options;
         let (waker, tasks) = Waker::new(bus.clone(), clock.clone(), entropy.clone());
-        let last_id = Mutex::new(Ulid::nil());
-        (Self { mail, topics, registry, bus, hot, policy, clock, entropy, bound, retention, waker, last_id }, tasks)
+        let (pool_members, last_id) = (Cache::new(POOLS_MAX), Mutex::new(Ulid::nil()));
+        let desk = Self {
+            mail,
+            topics,
+            registry,
+            bus,
+            hot,
+            policy,
+            clock,
+            entropy,
+            bound,
+            retention,
+            waker,
+            pool_members,
+            last_id,
+        };
+        (desk, tasks)
     }
 
     /// May the caller do this as, or to, `agent`?
@@ -57,12 +79,20 @@ impl Desk {
 
     /// The agent's record, as new as what anyone was told before this call.
     pub(crate) async fn agent(&self, call: &Call, agent: &AgentId) -> Result<Arc<Agent>> {
-        self.registry.get(&self.as_hall(call), agent).await.map_err(|error| match error.code {
-            ErrorCode::NotFound => Error::not_found(format!(
+        self.known(call, agent).await?.ok_or_else(|| {
+            Error::not_found(format!(
                 "there is no agent {agent}: list_agents names those who are here, register_agent makes one"
-            )),
-            _ => error,
+            ))
         })
+    }
+
+    /// `None` when there is no such agent.
+    pub(crate) async fn known(&self, call: &Call, agent: &AgentId) -> Result<Option<Arc<Agent>>> {
+        match self.registry.get(&self.as_hall(call), agent).await {
+            Ok(record) => Ok(Some(record)),
+            Err(error) if error.code == ErrorCode::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Where mail for the agent waits: its own mailbox first, then its pool's.

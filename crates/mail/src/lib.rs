@@ -15,9 +15,15 @@
 //! Every replica does the same work and keeps no truth in memory. What the clock makes due is a row, taken by
 //! whichever replica comes first, and by no second one.
 
+mod dead_letters;
 mod desk;
 pub mod grpc;
+mod inbox;
 mod post;
+mod receipt;
+mod requests;
+mod resolve;
+mod rounds;
 mod service;
 mod topics;
 mod wake;
@@ -63,6 +69,8 @@ impl MailService {
         let desk = Arc::new(desk);
         let topics = topics::TopicDesk::new(&desk);
         tasks.extend(topics::tasks(&topics));
-        (Arc::new(Self { desk }), topics, tasks)
+        let alarm = Arc::default();
+        tasks.extend(rounds::tasks(&desk, &alarm));
+        (Arc::new(Self { desk, alarm }), topics, tasks)
     }
 }

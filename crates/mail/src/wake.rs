@@ -112,27 +112,25 @@ impl Waker {
         }
     }
 
-    /// Looks; and when there is nothing, again whenever one of the bells rings and at least every 2 s, until the time
-    /// is over.
-    pub(crate) async fn look_until<T, F>(
+    /// Looks; and as long as that is not enough, again whenever one of the bells rings and at least every 2 s, until
+    /// the time is over. Gives what it saw last.
+    pub(crate) async fn look_until<T, F: Future<Output = Result<T>>>(
         &self,
         until: Instant,
         bells: impl FnOnce() -> Vec<Bell>,
-        mut look: impl FnMut() -> F,
-    ) -> Result<Option<T>>
-    where
-        F: Future<Output = Result<Option<T>>>,
-    {
+        look: impl Fn() -> F,
+        enough: impl Fn(&T) -> bool,
+    ) -> Result<T> {
         if until <= Instant::now() {
             return look().await;
         }
         // Before the look: what comes right after it is not slept through.
         let seat = Seat::take(&self.bells, bells());
         loop {
-            let found = look().await?;
+            let seen = look().await?;
             let now = Instant::now();
-            if found.is_some() || now >= until {
-                return Ok(found);
+            if enough(&seen) || now >= until {
+                return Ok(seen);
             }
             // Rung or not: what there is to see, the next look sees.
             let _ = timeout_at(until.min(now + LOOK_EVERY), seat.notify.notified()).await;
