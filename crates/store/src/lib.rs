@@ -24,6 +24,7 @@ mod mail;
 mod many;
 mod migrate;
 mod row;
+mod topic_store;
 mod topics;
 mod url;
 mod writer;

@@ -87,6 +87,16 @@ pub struct Progress {
     pub note: Option<String>,
 }
 
+impl Progress {
+    pub fn check(&self) -> Result<()> {
+        let countable = |number: f64| number.is_finite() && number >= 0.0;
+        if !countable(self.progress) || !self.total.is_none_or(countable) {
+            return Err(Error::invalid("progress and total are numbers of at least 0"));
+        }
+        Ok(())
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
     Done(Body),
