@@ -6,6 +6,7 @@
 
 mod bus;
 mod hot;
+mod mail;
 mod mail_store;
 mod registry;
 mod store;
