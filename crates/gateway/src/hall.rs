@@ -13,7 +13,7 @@ use guildhall_domain::{
 use guildhall_guard::{audit::Recorder, policy::Policy};
 use serde::Deserialize;
 use tokio::sync::broadcast;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{heartbeats::Heartbeats, identity::Identity, limits::Limits, tools::ToolRouter};
 
@@ -46,6 +46,22 @@ pub(crate) struct Hall {
     /// Takes tool calls for the audit chain, behind the answer.
     pub(crate) recorder: Recorder,
     pub(crate) agents_changed: broadcast::Sender<AgentChanged>,
+    /// Mail that was handed over and is being acknowledged, or given back.
+    pub(crate) settlings: TaskTracker,
+    /// The gateway is to stop: whoever waits for something is answered with what there is.
+    pub(crate) stopping: CancellationToken,
+}
+
+/// How long acknowledgements may take when the gateway stops; what they were for is handed out again otherwise.
+const LAST_SETTLINGS: Duration = Duration::from_secs(3);
+
+/// Lets what was handed over be acknowledged before the process ends.
+pub(crate) async fn settle_last(settlings: TaskTracker, drained: CancellationToken) {
+    drained.cancelled().await;
+    settlings.close();
+    if tokio::time::timeout(LAST_SETTLINGS, settlings.wait()).await.is_err() {
+        tracing::warn!(settlings = settlings.len(), "mail was not settled in time: it is handed out again");
+    }
 }
 
 pub(crate) fn changes() -> broadcast::Sender<AgentChanged> {

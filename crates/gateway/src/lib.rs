@@ -3,16 +3,20 @@
 //! One request's way, and the files in its order:
 //! [`door`] (counted, traced, `Host` and `Origin`) → [`identity`] (who calls) → [`rest`] or [`mcp`] (the body, the
 //! rate by [`limits`], what is asked) → [`tools`] or [`resources`] → a port of another service, by way of [`hall`].
-//! [`error`] says what went wrong in the words of each protocol. [`heartbeats`] are gathered on the way.
+//! [`error`] says what went wrong in the words of each protocol. [`heartbeats`] are gathered on the way. What is sent is
+//! a [`letter`], what is done with [`mail`] is the same at every door; mail that was taken is acknowledged by [`handover`] once its answer has been written.
 //!
 //! Nothing here must last: sessions are kept in the hot store for any replica, everything else can be read again.
 
 mod door;
 mod error;
 mod hall;
+mod handover;
 mod heartbeats;
 mod identity;
+mod letter;
 mod limits;
+mod mail;
 mod mcp;
 mod resources;
 mod rest;
@@ -38,7 +42,7 @@ use guildhall_guard::{
     token,
 };
 use guildhall_runtime::{Health, Metrics, admin};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use self::{door::Admission, identity::AuthMode};
@@ -124,7 +128,10 @@ impl Gateway {
             session_idle,
             recorder,
             agents_changed: changed.clone(),
+            settlings: TaskTracker::new(),
+            stopping: stop.clone(),
         });
+        let settlings = hall.settlings.clone();
         let mcp = Arc::new(McpDoor::new(hall.clone(), max_sessions));
 
         let router = rest::router(hall)
@@ -141,6 +148,7 @@ impl Gateway {
             ("gateway.fellows", Box::pin(mcp.clone().heed_fellows(bus.clone(), stop.clone()))),
             ("gateway.changes", Box::pin(hall::follow_agents(bus, changed, stop.clone()))),
             ("gateway.sessions", Box::pin(mcp.tend(stop.clone()))),
+            ("gateway.settlings", Box::pin(hall::settle_last(settlings, drained.clone()))),
             ("gateway.audit", Box::pin(recording.run(to_registry, drained.clone().cancelled_owned()))),
         ];
         Self { router, tasks }

@@ -41,7 +41,7 @@ pub(crate) const REGISTER_PATH: &str = "/api/v1/agents/register";
 /// Tokens judged lately. A token costs one signature check per gateway, not one per call.
 const TOKENS_BOUND: u64 = 100_000;
 /// How often an open stream's caller is looked at again: well within the 5 s that a revocation has.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A call's time unless the client asks for less.
 const CALL_TIME: Duration = Duration::from_secs(30);
 /// Longer than any token of the hall.
@@ -92,7 +92,7 @@ impl Identity {
 
     async fn settle(&self, uri: &Uri, headers: &HeaderMap) -> Result<Caller> {
         let trace = trace_of(headers);
-        let Some(token) = bearer(headers)? else {
+        let Some(token) = bearer(headers)?.or(offered_bearer(headers)?) else {
             return match self.mode {
                 AuthMode::Open => {
                     let principal = Arc::new(self_named(uri, headers)?);
@@ -166,19 +166,37 @@ impl Identity {
         }
     }
 
-    /// Comes when the caller of an open stream is no longer let in: its token has expired or was revoked, or its agent
-    /// paused. A hall that cannot tell keeps the stream, and refuses the next call.
+    /// Comes when the caller of an open stream is no longer let in.
     pub(crate) async fn shut_out(&self, caller: &Caller) {
         loop {
             tokio::time::sleep(LOOK_AGAIN).await;
-            let verdict = match &caller.token {
-                Some(token) => self.judge(token).await.map(drop),
-                None => self.check_not_paused(&caller.principal),
-            };
-            if verdict.is_err_and(|error| error.code != ErrorCode::Unavailable) {
+            if self.still_let_in(caller).await.is_err() {
                 return;
             }
         }
+    }
+
+    /// Why the caller of an open stream is no longer let in: its token has expired or was revoked, or its agent paused.
+    /// A hall that cannot tell keeps the stream, and refuses the next call.
+    pub(crate) async fn still_let_in(&self, caller: &Caller) -> Result<()> {
+        let verdict = match &caller.token {
+            Some(token) => self.judge(token).await.map(drop),
+            None => self.check_not_paused(&caller.principal),
+        };
+        verdict.or_else(|error| if error.code == ErrorCode::Unavailable { Ok(()) } else { Err(error) })
+    }
+
+    /// The agent that a caller of an open hall says it is in what it sends, having not said so before.
+    pub(crate) fn self_named(&self, caller: &Principal, id: AgentId) -> Result<Principal> {
+        if self.mode != AuthMode::Open || !caller.id.is_empty() {
+            return Err(Error::denied(format!(
+                "from names {id}, but the sender is always the caller, and you are no agent: use that agent's token"
+            )));
+        }
+        let principal = open_agent(&id);
+        self.check_not_paused(&principal)?;
+        self.heartbeats.hear(&principal.tenant, id);
+        Ok(principal)
     }
 
     fn heard(&self, caller: Caller) -> Caller {
@@ -231,17 +249,32 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>> {
     Ok(Some(token))
 }
 
+/// A page cannot set headers on the web socket that it opens, but offer protocols: `guildhall, bearer.<token>`. The
+/// token is no part of the address, which proxies and histories keep.
+fn offered_bearer(headers: &HeaderMap) -> Result<Option<&str>> {
+    let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    let mut tokens = offered
+        .flat_map(|value| value.split(','))
+        .filter_map(|protocol| protocol.trim().strip_prefix("bearer."))
+        .filter(|token| !token.is_empty() && token.len() <= TOKEN_MAX_BYTES);
+    match (tokens.next(), tokens.next()) {
+        (token, None) => Ok(token),
+        _ => Err(Error::unauthenticated("offer one token as a protocol, bearer.<token>, and guildhall beside it")),
+    }
+}
+
 /// In an open hall the caller names itself: `X-Agent-Id`, or `?agent=` in the address.
 fn self_named(uri: &Uri, headers: &HeaderMap) -> Result<Principal> {
     let header = headers.get("x-agent-id").map(|value| value.to_str().unwrap_or("")).map(str::to_owned);
     let named = header.or_else(|| query_value(uri, "agent"));
     Ok(match named {
-        Some(id) => {
-            let id = AgentId::new(id)?;
-            Principal::new(TenantId::default(), PrincipalKind::Agent, id.as_str(), [roles::ADMIN, roles::AGENT])
-        }
+        Some(id) => open_agent(&AgentId::new(id)?),
         None => Principal::new(TenantId::default(), PrincipalKind::Person, "", [roles::ADMIN]),
     })
+}
+
+fn open_agent(id: &AgentId) -> Principal {
+    Principal::new(TenantId::default(), PrincipalKind::Agent, id.as_str(), [roles::ADMIN, roles::AGENT])
 }
 
 pub(crate) fn query_value(uri: &Uri, key: &str) -> Option<String> {

@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use sse_stream::SseStream;
 
 use super::{McpDoor, malformed, session_id};
-use crate::{error::rpc_refusal, identity::Caller};
+use crate::{error::rpc_refusal, handover::Handover, identity::Caller};
 
 /// Messages in one batch.
 const BOUND: usize = 64;
@@ -27,7 +27,7 @@ const BOUND: usize = 64;
 const SIDE_BY_SIDE: usize = 8;
 
 impl McpDoor {
-    pub(super) async fn batch(&self, caller: Caller, parts: Parts, bytes: Bytes) -> Response {
+    pub(super) async fn batch(&self, caller: Caller, parts: Parts, bytes: Bytes, handover: &Handover) -> Response {
         let refused = |what: &str| malformed(ErrorData::new(ErrorCode::INVALID_REQUEST, what.to_owned(), None), None);
         match self.may_batch(&caller, &parts).await {
             Ok(true) => {}
@@ -44,7 +44,10 @@ impl McpDoor {
         let answers: Vec<Vec<Box<RawValue>>> = stream::iter(messages)
             .map(|message| {
                 let (caller, parts) = (caller.clone(), parts.clone());
-                async move { said(self.one(caller, parts, Bytes::from(message.get().to_owned())).await).await }.boxed()
+                async move {
+                    said(self.one(caller, parts, Bytes::from(message.get().to_owned()), handover).await).await
+                }
+                .boxed()
             })
             .buffered(SIDE_BY_SIDE)
             .collect()

@@ -17,13 +17,13 @@ use rmcp::{
 };
 use serde_json::Value;
 
-use super::{fellows::subject, log::Log, sessions::session_id, watch::Watched};
+use super::{as_it_came::AsItCame, fellows::subject, log::Log, sessions::session_id, watch::Watched};
 use crate::{
     error::{rpc_error, tool_failure},
     hall::Hall,
     identity::{Caller, caller_of},
     resources,
-    tools::Narrowed,
+    tools::{Ask, Narrowed},
 };
 
 /// Lists change when the hall's configuration or its version does, so a client may keep one for a while.
@@ -125,16 +125,19 @@ impl ServerHandler for McpHandler {
         let Some(tool) = self.hall.tools.find(&params.name, &self.hall.policy, &caller.principal, &narrowed) else {
             return Err(rpc_error(&Error::invalid(format!("there is no tool {:?} that you may call", params.name))));
         };
-        let arguments = Value::Object(params.arguments.unwrap_or_default());
+        let came = AsItCame::of(parts).map_err(|error| rpc_error(&error))?;
+        let arguments = came.arguments(&params).map_err(|error| rpc_error(&error))?;
+        let ask = Ask { hall: &self.hall, call: &call, handover: &came.handover };
         let result = tokio::select! {
-            result = crate::tools::call(&self.hall, &call, tool, arguments) => result,
+            result = crate::tools::call(&ask, tool, &arguments) => result,
             // Nobody waits for the answer any more; dropping the call cancels it.
             () = context.ct.cancelled() => Err(Error::new(guildhall_domain::ErrorCode::Cancelled, "the caller cancelled the call")),
         };
         Ok(match result {
-            Ok(value) => {
-                let mut result = CallToolResult::success(vec![ContentBlock::text(value.to_string())]);
-                result.structured_content = Some(value);
+            Ok(text) => {
+                let mut result = CallToolResult::success(vec![ContentBlock::text(text.get())]);
+                // The text is exact; here numbers beyond 64 bits lose digits, as they do in most clients.
+                result.structured_content = serde_json::from_str(text.get()).ok();
                 result.into()
             }
             Err(error) => {

@@ -4,6 +4,7 @@
 //! envelope is looked at once, for method and id → rate → session → rmcp, which speaks the protocol → [`handler`].
 //! What is refused on the way is an HTTP status and a JSON-RPC error.
 
+mod as_it_came;
 mod batch;
 mod fellows;
 mod handler;
@@ -36,6 +37,7 @@ use serde_json::{error::Category, json, value::RawValue};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    as_it_came::AsItCame,
     fellows::{Watchers, subject},
     handler::McpHandler,
     sessions::{Sessions, session_id},
@@ -44,6 +46,7 @@ use self::{
 use crate::{
     error::rpc_refusal,
     hall::Hall,
+    handover::Handover,
     identity::{Caller, caller_of},
     rest::body,
 };
@@ -187,13 +190,15 @@ impl McpDoor {
             Ok(bytes) => bytes,
             Err(error) => return rpc_refusal(&error, None),
         };
-        match bytes.trim_ascii_start().first() {
-            Some(b'[') => self.batch(caller, parts, bytes).await,
-            _ => self.one(caller, parts, bytes).await,
-        }
+        let handover = Handover::default();
+        let response = match bytes.trim_ascii_start().first() {
+            Some(b'[') => self.batch(caller, parts, bytes, &handover).await,
+            _ => self.one(caller, parts, bytes, &handover).await,
+        };
+        handover.with(response)
     }
 
-    async fn one(&self, caller: Caller, parts: Parts, bytes: Bytes) -> Response {
+    async fn one(&self, caller: Caller, mut parts: Parts, bytes: Bytes, handover: &Handover) -> Response {
         let envelope = match Envelope::read(&bytes) {
             Ok(envelope) => envelope,
             Err(error) => return malformed(error, None),
@@ -212,6 +217,7 @@ impl McpDoor {
         let answering = (!lasting).then(|| self.answering.token());
         let is_json =
             parts.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(JSON_TYPE));
+        parts.extensions.insert(AsItCame { message: bytes.clone(), handover: handover.clone() });
         let response = self.serve(parts, bytes.clone()).await;
         // What the protocol layer cannot read it answers in plain text, as if the content type were wrong.
         if is_json && response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {

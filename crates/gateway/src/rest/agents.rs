@@ -273,6 +273,8 @@ pub(super) mod openapi_only {
         pool: Option<String>,
         /// poll, websocket, webhook or letta
         delivery: Option<String>,
+        /// Where mail is brought when delivery is webhook.
+        webhook_url: Option<String>,
         #[schema(value_type = Object)]
         metadata: Option<Map<String, Value>>,
         public_key: Option<KeyBody>,
@@ -299,9 +301,13 @@ pub(super) mod openapi_only {
         roles: Vec<String>,
         pool: Option<String>,
         delivery: String,
+        /// Where its mail is brought when it wants that by webhook.
+        webhook_url: Option<String>,
         #[schema(value_type = Object)]
         metadata: Map<String, Value>,
         public_key: Option<KeyBody>,
+        /// Those it published before, the newest first.
+        old_keys: Vec<KeyBody>,
         /// Why an administrator paused it; null when it is not paused.
         paused: Option<String>,
         registered_at: String,

@@ -10,12 +10,15 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use guildhall_domain::{Error, ErrorCode, Result};
 use http_body_util::BodyExt as _;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{error::Category, value::RawValue};
 
 use crate::error::Refusal;
 
 /// Contract section 4: 1 MiB a request.
 pub(crate) const BODY_MAX_BYTES: usize = 1024 * 1024;
+/// And 4 MiB a list of messages.
+const LIST_MAX_BYTES: usize = 4 * 1024 * 1024;
 /// A body that trickles in slower than this is not waited for.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
@@ -31,13 +34,17 @@ pub(crate) async fn read(mut body: Body, max_bytes: usize) -> Result<Bytes> {
         Ok(Ok(Some(bytes))) => Ok(bytes),
         Ok(Ok(None)) => {
             let _ = tokio::time::timeout(DISCARD_TIME, discard(&mut body)).await;
-            Err(Error::new(
-                ErrorCode::PayloadTooLarge,
-                format!("the request's body is larger than {max_bytes} bytes; nothing was done"),
-            ))
+            Err(too_large(max_bytes))
         }
         Ok(Err(_)) => Err(Error::invalid("the request's body broke off; nothing was done")),
     }
+}
+
+fn too_large(max_bytes: usize) -> Error {
+    Error::new(
+        ErrorCode::PayloadTooLarge,
+        format!("the request's body is larger than {max_bytes} bytes; nothing was done"),
+    )
 }
 
 /// `None`: it is longer than `max_bytes`.
@@ -76,6 +83,27 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     }
 }
 
+/// A JSON body that is one, or a list of them.
+pub(crate) enum OneOrMany<T> {
+    One(T),
+    Many(Vec<T>),
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for OneOrMany<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, _: &S) -> std::result::Result<Self, Refusal> {
+        let bytes = read(request.into_body(), LIST_MAX_BYTES).await?;
+        if bytes.trim_ascii_start().first() == Some(&b'[') {
+            return Ok(Self::Many(fitting("the request's body", &bytes)?));
+        }
+        if bytes.len() > BODY_MAX_BYTES {
+            return Err(too_large(BODY_MAX_BYTES).into());
+        }
+        Ok(Self::One(parse(&bytes)?))
+    }
+}
+
 /// A JSON body that may be left out, which then is the default.
 pub(crate) struct OptionalJson<T>(pub(crate) T);
 
@@ -88,17 +116,44 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJ
     }
 }
 
+/// A JSON object as it was written; `{}` when the body is left out.
+pub(crate) struct Arguments(pub(crate) Box<RawValue>);
+
+impl<S: Send + Sync> FromRequest<S> for Arguments {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, _: &S) -> std::result::Result<Self, Refusal> {
+        let bytes = read(request.into_body(), BODY_MAX_BYTES).await?;
+        let text = if bytes.trim_ascii().is_empty() { b"{}" } else { &bytes[..] };
+        if text.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Error::invalid("the request's body does not fit: it must be a JSON object").into());
+        }
+        Ok(Self(fitting("the request's body", text)?))
+    }
+}
+
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     // An array would be taken for the fields in their order.
     if bytes.trim_ascii_start().first() == Some(&b'[') {
         return Err(Error::invalid("the request's body does not fit: it must be a JSON object"));
     }
-    serde_json::from_slice(bytes).map_err(|fault| {
+    fitting("the request's body", bytes)
+}
+
+/// What `bytes` say, or which field of `what` does not fit, and what would.
+pub(crate) fn fitting<'de, T: Deserialize<'de>>(what: &str, bytes: &'de [u8]) -> Result<T> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let said = serde_path_to_error::deserialize(&mut json).map_err(|fault| {
+        let place = fault.path().to_string();
+        let fault = fault.into_inner();
         Error::invalid(match fault.classify() {
-            serde_json::error::Category::Data => format!("the request's body does not fit: {fault}"),
-            _ => format!("the request's body is not JSON: {fault}"),
+            Category::Data if place == "." => format!("{what} does not fit: {fault}"),
+            Category::Data => format!("{what} does not fit: {place}: {fault}"),
+            _ => format!("{what} is not JSON: {fault}"),
         })
-    })
+    })?;
+    json.end().map_err(|fault| Error::invalid(format!("{what} is not JSON: {fault}")))?;
+    Ok(said)
 }
 
 /// A query string.

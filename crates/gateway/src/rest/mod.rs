@@ -5,6 +5,7 @@
 mod agents;
 mod audit;
 pub(crate) mod body;
+mod messages;
 mod openapi;
 mod tools;
 
@@ -17,8 +18,8 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{MethodFilter, MethodRouter, get, on},
 };
-use guildhall_domain::{AgentId, Error, Principal};
-use guildhall_guard::{Operation, Policy, Target};
+use guildhall_domain::{AgentId, Error, Principal, ports::bus::Topic};
+use guildhall_guard::{Operation, Policy, Target, operation::Scope};
 
 use crate::{error::Refusal, hall::Hall, identity::Caller};
 
@@ -62,6 +63,13 @@ pub(crate) const ROUTES: &[Route] = &[
     route!(POST "/api/v1/agents/{id}/resume", ResumeAgent, Counts, agents::resume),
     route!(GET "/api/v1/audit", ReadAudit, Counts, audit::query),
     route!(GET "/api/v1/audit/verify", VerifyAudit, Counts, audit::verify),
+    route!(POST "/api/v1/messages", SendMail, Counts, messages::send),
+    // History is a list; taking what waits counts, in the handler.
+    route!(GET "/api/v1/messages", ReadMail, Free, messages::list),
+    route!(GET "/api/v1/messages/{message_id}", ReadMail, Counts, messages::get),
+    route!(POST "/api/v1/messages/{message_id}/ack", TakeMail, Free, messages::ack),
+    route!(POST "/api/v1/messages/{message_id}/nack", TakeMail, Free, messages::nack),
+    route!(POST "/api/v1/messages/{message_id}/renew", TakeMail, Free, messages::renew),
     route!(POST "/tools/{name}", CallTool, Counts, tools::call),
 ];
 
@@ -90,8 +98,10 @@ async fn admit(
     let judged = async {
         // A registration key is a right of its own, which the registry judges.
         if caller.registration_key.is_none() {
-            let named = params.iter().find(|(name, _)| *name == "id").map(|(_, id)| AgentId::new(id)).transpose()?;
-            route.authorize(&hall.policy, &caller.principal, named.as_ref())?;
+            let param = |names: &[&str]| params.iter().find(|(name, _)| names.contains(name)).map(|(_, value)| value);
+            let agent = param(&["id", "agent_id"]).map(AgentId::new).transpose()?;
+            let topic = param(&["topic"]).map(Topic::new).transpose()?;
+            route.authorize(&hall.policy, &caller.principal, agent.as_ref(), topic.as_ref())?;
         }
         match route.weight {
             Weight::Counts => hall.limits.pass(&caller.principal).await,
@@ -105,15 +115,24 @@ async fn admit(
 }
 
 impl Route {
-    /// `named`: the agent that the path names. Registering names its agent in the body, where the registry judges
-    /// it; at the door it is enough to be someone who may register at least itself.
-    fn authorize(&self, policy: &Policy, caller: &Principal, named: Option<&AgentId>) -> Result<(), Error> {
+    /// `agent`, `topic`: those that the path names. Where it names no agent the body or the query may, and the port
+    /// judges that; at the door it is enough to be someone who may do it at least to itself.
+    fn authorize(
+        &self,
+        policy: &Policy,
+        caller: &Principal,
+        agent: Option<&AgentId>,
+        topic: Option<&Topic>,
+    ) -> Result<(), Error> {
         let own = caller.agent();
-        let target = match named.or(own.as_ref().filter(|_| self.operation == Operation::RegisterAgent)) {
+        let target = match agent.or(own.as_ref().filter(|_| self.operation.scope() == Scope::Own)) {
             Some(agent) => Target::Agent(agent),
             None => Target::Tenant(&caller.tenant),
         };
-        policy.authorize(caller, self.operation, target)
+        match topic {
+            Some(topic) => policy.authorize_on_topic(caller, self.operation, target, topic),
+            None => policy.authorize(caller, self.operation, target),
+        }
     }
 }
 
@@ -169,8 +188,8 @@ pub(in crate::rest) mod tests {
         for route in ROUTES {
             write!(matrix, "{} {}:", verb(route.method), route.path).unwrap();
             for role in [roles::ADMIN, roles::AGENT, roles::OBSERVER, "unknown"] {
-                let may = |named| route.authorize(&policy, &caller(role), named).is_ok();
-                let verdict = if !route.path.contains("{id}") {
+                let may = |named| route.authorize(&policy, &caller(role), named, None).is_ok();
+                let verdict = if !["{id}", "{agent_id}"].iter().any(|param| route.path.contains(param)) {
                     if may(None) { "yes" } else { "no" }
                 } else {
                     match (may(Some(&own)), may(Some(&other))) {

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use axum::{http::header, response::IntoResponse};
 use utoipa::OpenApi;
 
-use super::{agents, audit, tools};
+use super::{agents, audit, messages, tools};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -21,6 +21,12 @@ use super::{agents, audit, tools};
         agents::resume,
         audit::query,
         audit::verify,
+        messages::send,
+        messages::list,
+        messages::get,
+        messages::ack,
+        messages::nack,
+        messages::renew,
         tools::call
     )
 )]

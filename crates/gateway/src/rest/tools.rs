@@ -6,12 +6,18 @@ use axum::{
     Json as Answer,
     extract::{Path, State},
     http::Uri,
+    response::{IntoResponse as _, Response},
 };
 use guildhall_domain::Error;
-use serde_json::{Map, Value};
 
-use super::body::OptionalJson;
-use crate::{error::Refusal, hall::Hall, identity::Caller, tools::Narrowed};
+use super::body::Arguments;
+use crate::{
+    error::Refusal,
+    hall::Hall,
+    handover::Handover,
+    identity::Caller,
+    tools::{Ask, Narrowed},
+};
 
 /// Calls a built-in tool. An error has the shape and status that REST gives it.
 #[utoipa::path(post, path = "/tools/{name}", tag = "tools", params(("name" = String, Path)), request_body = Option<Object>,
@@ -21,12 +27,15 @@ pub(super) async fn call(
     caller: Caller,
     Path(name): Path<String>,
     uri: Uri,
-    OptionalJson(arguments): OptionalJson<Map<String, Value>>,
-) -> Result<Answer<Value>, Refusal> {
+    Arguments(arguments): Arguments,
+) -> Result<Response, Refusal> {
     let narrowed = Narrowed::by(uri.query());
     let tool = hall
         .tools
         .find(&name, &hall.policy, &caller.principal, &narrowed)
         .ok_or_else(|| Error::not_found(format!("there is no tool {name:?} that you may call")))?;
-    Ok(Answer(crate::tools::call(&hall, &caller.call(), tool, Value::Object(arguments)).await?))
+    let handover = Handover::default();
+    let ask = Ask { hall: &hall, call: &caller.call(), handover: &handover };
+    let result = crate::tools::call(&ask, tool, &arguments).await?;
+    Ok(handover.with(Answer(result).into_response()))
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use futures::FutureExt as _;
 use guildhall_domain::{
-    Agent, AgentId, AgentQuery, Call, Error, NewAgent, Result,
+    Agent, AgentId, AgentQuery, Call, Error, NewAgent, PublicKey, Result,
     agent::{Delivery, PAGE_MAX},
     ports::agent_registry::RegistrationRight,
 };
@@ -28,7 +28,7 @@ pub(super) fn tools() -> Vec<Tool> {
                 description: "Lists the agents of this hall: who is here, whether they are active, busy, idle or \
                               offline, and what they can do. Use an agent's id to write to it.",
             },
-            |hall, call, arguments: ListAgents| list_agents(hall, call, arguments).boxed(),
+            |ask, arguments: ListAgents| list_agents(ask.hall, ask.call, arguments).boxed(),
         ),
         Tool::new(
             "register_agent",
@@ -39,7 +39,18 @@ pub(super) fn tools() -> Vec<Tool> {
                 description: "Makes you known in this hall, or updates your own entry: name, capabilities, pool, \
                               metadata. What you leave out stays as it is.",
             },
-            |hall, call, arguments: RegisterAgent| register_agent(hall, call, arguments).boxed(),
+            |ask, arguments: RegisterAgent| register_agent(ask.hall, ask.call, arguments).boxed(),
+        ),
+        Tool::new(
+            "set_public_key",
+            TOOLSET,
+            Effect::Idempotent,
+            About {
+                title: "Publish this agent's public key",
+                description: "Publishes your public key, so that others can seal messages that only you can open. The \
+                              one before stays in your entry, so that mail sealed for it can still be told apart.",
+            },
+            |ask, arguments: Key| set_public_key(ask.hall, ask.call, arguments).boxed(),
         ),
     ]
 }
@@ -137,9 +148,31 @@ struct RegisterAgent {
     #[serde(default)]
     #[schemars(extend("enum" = ["poll", "websocket", "webhook", "letta"]))]
     delivery: Option<String>,
+    /// Where to bring it, with `webhook`: an address that takes POST.
+    #[serde(default)]
+    webhook_url: Option<String>,
     /// Anything else worth knowing about you, as a JSON object of at most 16 KiB.
     #[serde(default)]
     metadata: Option<Map<String, Value>>,
+    /// Your public key, with which others seal messages that only you can open.
+    #[serde(default)]
+    public_key: Option<Key>,
+}
+
+/// A public key.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Key {
+    /// For example `x25519`.
+    algorithm: String,
+    /// The key, base64.
+    key: String,
+}
+
+impl From<Key> for PublicKey {
+    fn from(key: Key) -> Self {
+        Self { algorithm: key.algorithm, key: key.key }
+    }
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -178,8 +211,8 @@ async fn register_agent(hall: &Hall, call: &Call, asked: RegisterAgent) -> Resul
         pool: asked.pool,
         delivery: asked.delivery.as_deref().map(str::parse::<Delivery>).transpose()?,
         metadata: asked.metadata,
-        webhook_url: None,
-        public_key: None,
+        webhook_url: asked.webhook_url,
+        public_key: asked.public_key.map(PublicKey::from),
     };
     // The fresh token that registering answers with stays here: a tool's result is read by a model.
     let registration = hall.registry.register(call, new, RegistrationRight::Caller).await?;
@@ -191,6 +224,25 @@ async fn register_agent(hall: &Hall, call: &Call, asked: RegisterAgent) -> Resul
         created: registration.created,
         peers: peers(hall, call, &own).await?,
     })
+}
+
+#[derive(Serialize, JsonSchema)]
+struct KeySet {
+    success: bool,
+    agent_id: String,
+    /// The algorithm of the key that is published now.
+    algorithm: String,
+    /// Keys that you published before and that are still in your entry.
+    old_keys: usize,
+}
+
+async fn set_public_key(hall: &Hall, call: &Call, key: Key) -> Result<KeySet> {
+    let own = call.principal.require_agent()?;
+    let key = PublicKey::from(key);
+    key.check()?;
+    let algorithm = key.algorithm.clone();
+    let agent = hall.registry.set_key(call, &own, key).await?;
+    Ok(KeySet { success: true, agent_id: own.to_string(), algorithm, old_keys: agent.old_keys.len() })
 }
 
 /// The first page of agents, less the one that asks.

@@ -2,6 +2,7 @@
 //! and gives, who may call it and what runs, and is then reachable over MCP and at `/tools/{name}` alike.
 
 mod agents;
+mod mail;
 mod schema;
 
 pub(crate) use self::agents::{Peer, peers};
@@ -14,12 +15,20 @@ use guildhall_guard::policy::{Policy, ToolFacts};
 use rmcp::model::ToolAnnotations;
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 use sha2::{Digest as _, Sha256};
 
-use crate::hall::Hall;
+use crate::{hall::Hall, handover::Handover, rest::body::fitting};
 
-type Run = Arc<dyn for<'a> Fn(&'a Hall, &'a Call, Value) -> BoxFuture<'a, Result<Value>> + Send + Sync>;
+type Run = Arc<dyn for<'a> Fn(&'a Ask<'a>, &'a RawValue) -> BoxFuture<'a, Result<Box<RawValue>>> + Send + Sync>;
+
+/// One call of a tool, beside its arguments.
+pub(crate) struct Ask<'c> {
+    pub(crate) hall: &'c Hall,
+    pub(crate) call: &'c Call,
+    /// Takes the mail that the tool's result hands over.
+    pub(crate) handover: &'c Handover,
+}
 
 pub(crate) struct Tool {
     /// As MCP shows it; made once, shared by every list.
@@ -36,6 +45,8 @@ pub(crate) enum Effect {
     ReadsOnly,
     /// Changes something, and doing it twice is doing it once.
     Idempotent,
+    /// Changes something each time.
+    Repeats,
 }
 
 impl Tool {
@@ -43,13 +54,13 @@ impl Tool {
     where
         A: DeserializeOwned + JsonSchema + Send + 'static,
         R: Serialize + JsonSchema + 'static,
-        F: for<'a> Fn(&'a Hall, &'a Call, A) -> BoxFuture<'a, Result<R>> + Send + Sync + 'static,
+        F: for<'a> Fn(&'a Ask<'a>, A) -> BoxFuture<'a, Result<R>> + Send + Sync + 'static,
     {
         let read_only = effect == Effect::ReadsOnly;
         let annotations = ToolAnnotations::with_title(about.title)
             .read_only(read_only)
             .destructive(false)
-            .idempotent(true)
+            .idempotent(effect != Effect::Repeats)
             .open_world(false);
         let shown = rmcp::model::Tool::new(name, about.description, schema::of_input::<A>())
             .with_title(about.title)
@@ -61,14 +72,12 @@ impl Tool {
             name,
             toolset,
             effect,
-            run: Arc::new(move |hall, call, arguments| {
+            run: Arc::new(move |ask, arguments| {
                 let run = run.clone();
                 Box::pin(async move {
-                    let arguments = serde_json::from_value::<A>(arguments).map_err(|fault| {
-                        Error::invalid(format!("the arguments do not fit the tool's schema: {fault}"))
-                    })?;
-                    let result = run(hall, call, arguments).await?;
-                    serde_json::to_value(result)
+                    let arguments: A = fitting("what the tool was given", arguments.get().as_bytes())?;
+                    let result = run(ask, arguments).await?;
+                    serde_json::value::to_raw_value(&result)
                         .map_err(|_| Error::internal("the tool's result cannot be written as JSON; report it"))
                 })
             }),
@@ -91,7 +100,8 @@ const TOOL_TIME: Duration = Duration::from_secs(30);
 
 impl ToolRouter {
     pub(crate) fn of_the_hall() -> Self {
-        let tools = agents::tools().into_iter().map(|tool| (tool.name, Arc::new(tool))).collect();
+        let tools =
+            [agents::tools(), mail::tools()].into_iter().flatten().map(|tool| (tool.name, Arc::new(tool))).collect();
         Self { tools }
     }
 
@@ -133,11 +143,13 @@ impl Tool {
     }
 }
 
-/// Runs a tool that [`ToolRouter::find`] gave, within its time, and puts the call on record.
-pub(crate) async fn call(hall: &Hall, call: &Call, tool: &Tool, arguments: Value) -> Result<Value> {
-    let given = Sha256::digest(arguments.to_string());
+/// Runs a tool that [`ToolRouter::find`] gave, within its time, and puts the call on record. Arguments and result
+/// travel as text: what one agent writes to another must arrive as it was written.
+pub(crate) async fn call(ask: &Ask<'_>, tool: &Tool, arguments: &RawValue) -> Result<Box<RawValue>> {
+    let Ask { hall, call, .. } = ask;
+    let given = Sha256::digest(arguments.get());
     let time = call.remaining()?.min(TOOL_TIME);
-    let result = tokio::time::timeout(time, (tool.run)(hall, call, arguments))
+    let result = tokio::time::timeout(time, (tool.run)(ask, arguments))
         .await
         .unwrap_or_else(|_| Err(Error::timeout(format!("{} did not finish within {time:?}", tool.name))));
     // Arguments may hold anything; their hash proves later what they were to whoever still has them.
