@@ -1,6 +1,6 @@
 # The commands of the house. `make help` lists them.
 
-.PHONY: help run engines test lint bench
+.PHONY: help run engines test soak lint bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,14 @@ else
 	cargo build --workspace --bins --tests
 	cargo test --workspace
 endif
+
+# Each part of the hall is killed, stopped and cut off SOAK_ROUNDS times, the embedded one killed six times as often.
+SOAK_ROUNDS ?= 6
+soak: ## the long fault run, some ten minutes; records and verdicts are in target/faultruns
+	@xtask/engines.sh
+	cargo build --workspace --bins
+	FAULTRUN_ROUNDS=$(SOAK_ROUNDS) cargo test --package guildhall-tests --test scenarios -- \
+		mail_keeps_its_promises_whatever_dies --nocapture --test-threads 1
 
 lint: ## formatting, clippy, direction of dependencies, words that must not be here, licences
 	cargo fmt --all --check

@@ -1,6 +1,6 @@
 //! A running hall, in either shape.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use guildhall_testkit::engines::{Disk, Nats, Postgres, Process, Redis, eventually, free_port};
 use serde_json::Value;
@@ -10,6 +10,7 @@ use crate::{
     engine::{Engine, Engines, Sqlite},
     front::Front,
     program::{self, Outcome},
+    wire::Wire,
 };
 
 /// How long anything may take to be ready. A debug build on two busy cores is far from what users get.
@@ -49,6 +50,7 @@ pub struct Hall {
     gateways: Vec<Service>,
     registries: Vec<Service>,
     engines: Engines,
+    wires: BTreeMap<String, Wire>,
     environment: Vec<(String, String)>,
     database_url: String,
     admin: Option<String>,
@@ -100,13 +102,17 @@ impl Hall {
             ("GUILDHALL_GATEWAY__WS_LISTEN", ws.to_string()),
         ]);
         environment.extend(setup.settings.iter().cloned());
-        let process = process.arguments(["up"]).environment(environment.clone());
+        let mut process = process.arguments(["up"]).environment(environment.clone());
+        if let Some(mebibytes) = setup.small_disk {
+            process = process.on_small_disk(data, mebibytes);
+        }
         Self {
             shape: Shape::Embedded,
             front: None,
             gateways: vec![Service { process, health: http, websocket: Some(ws) }],
             registries: Vec::new(),
             engines: Engines::Embedded { sqlite: Sqlite::at(file) },
+            wires: BTreeMap::new(),
             environment,
             database_url,
             admin: None,
@@ -116,20 +122,32 @@ impl Hall {
     async fn distributed(setup: &Setup) -> Option<Self> {
         let (nats, redis) = (Nats::start().await?, Redis::start().await?);
         let (postgres, database_url) = if setup.database_may_die {
-            let own = Postgres::start(Disk::Lazy).await?;
+            let own = match setup.small_disk {
+                Some(mebibytes) => Postgres::start_on_small_disk(mebibytes).await?,
+                None => Postgres::start(Disk::Lazy).await?,
+            };
             let url = own.new_database().await;
             (Some(own), url)
         } else {
             (None, Postgres::database().await?)
         };
         let ports: Vec<SocketAddr> = (0..2).map(|_| local(free_port())).collect();
-        let endpoints: Vec<String> = ports.iter().map(|port| format!("http://{port}")).collect();
+        let mut wires = Wires { wanted: setup.wired, laid: BTreeMap::new() };
+        let (nats_url, redis_url) = (nats.url(), redis.url());
+        let nats_url = readdressed(&nats_url, wires.before("nats", address_in(&nats_url)).await);
+        let redis_url = readdressed(&redis_url, wires.before("redis", address_in(&redis_url)).await);
+        let services_database_url =
+            readdressed(&database_url, wires.before("postgres", address_in(&database_url)).await);
+        let mut endpoints = Vec::new();
+        for (number, port) in ports.iter().enumerate() {
+            endpoints.push(format!("http://{}", wires.before(&format!("registry-{number}"), *port).await));
+        }
         let mut environment = variables([
-            ("GUILDHALL_DATABASE__URL", database_url.clone()),
+            ("GUILDHALL_DATABASE__URL", services_database_url),
             ("GUILDHALL_DATABASE__MIGRATE_AT_START", "false".into()),
             ("GUILDHALL_DATABASE__MAX_CONNECTIONS", "8".into()),
-            ("GUILDHALL_BUS__URL", nats.url()),
-            ("GUILDHALL_HOT__URL", redis.url()),
+            ("GUILDHALL_BUS__URL", nats_url),
+            ("GUILDHALL_HOT__URL", redis_url),
             ("GUILDHALL_AGENT_REGISTRY__ENDPOINTS", endpoints.join(",")),
             ("GUILDHALL_CLUSTER__SECRET", "c0ffee".repeat(8)),
             ("GUILDHALL_SECRETS__KEYS", "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into()),
@@ -173,6 +191,7 @@ impl Hall {
             gateways,
             registries,
             engines: Engines::Distributed { nats, redis, postgres },
+            wires: wires.laid,
             environment,
             database_url,
             admin: None,
@@ -227,6 +246,16 @@ impl Hall {
         Caller::to(format!("http://{websocket}"))
     }
 
+    /// Two, or none in the embedded shape.
+    pub fn registries(&self) -> &[Service] {
+        &self.registries
+    }
+
+    /// `nats`, `redis`, `postgres`, `registry-0` or `registry-1`, in a hall that was set up with wires.
+    pub fn wire(&self, name: &str) -> &Wire {
+        self.wires.get(name).unwrap_or_else(|| panic!("there is no wire {name}"))
+    }
+
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         self.registries.iter().chain(&self.gateways)
     }
@@ -243,6 +272,21 @@ impl Hall {
             Engines::Distributed { postgres, .. } => {
                 Engine::Postgres(postgres.as_ref().expect("Setup::database_may_die() gives a server of its own"))
             }
+        }
+    }
+
+    /// Leaves no byte free on the disk under the database (`Setup::small_disk`).
+    pub fn fill_disk(&self) {
+        match self.database() {
+            Engine::Postgres(postgres) => postgres.fill_disk(),
+            _ => self.gateways[0].process.fill_disk(),
+        }
+    }
+
+    pub fn free_disk(&self) {
+        match self.database() {
+            Engine::Postgres(postgres) => postgres.free_disk(),
+            _ => self.gateways[0].process.free_disk(),
         }
     }
 
@@ -320,6 +364,37 @@ impl Hall {
     pub async fn health(&self) -> Value {
         self.caller().get("/health").await.ok()
     }
+}
+
+/// Wires as they are laid.
+struct Wires {
+    wanted: bool,
+    laid: BTreeMap<String, Wire>,
+}
+
+impl Wires {
+    /// The address that leads to `far`, by a wire if they are wanted.
+    async fn before(&mut self, name: &str, far: SocketAddr) -> SocketAddr {
+        if !self.wanted {
+            return far;
+        }
+        let wire = Wire::to(far).await;
+        let near = wire.address;
+        self.laid.insert(name.to_owned(), wire);
+        near
+    }
+}
+
+/// The address of a server in its URL.
+fn address_in(url: &str) -> SocketAddr {
+    let rest = url.split_once("://").unwrap().1;
+    let host = rest.rsplit('@').next().unwrap().split('/').next().unwrap();
+    host.parse().unwrap()
+}
+
+/// The same URL with another address.
+fn readdressed(url: &str, address: SocketAddr) -> String {
+    url.replacen(&address_in(url).to_string(), &address.to_string(), 1)
 }
 
 fn migration(environment: &[(String, String)]) -> tokio::process::Command {

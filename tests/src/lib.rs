@@ -8,12 +8,15 @@
 
 pub mod caller;
 pub mod engine;
+pub mod faultrun;
 mod front;
 pub mod hall;
 pub mod mcp;
 pub mod program;
 pub mod raw;
 pub mod setup;
+pub mod socket;
+pub mod wire;
 
 pub use caller::{Answer, Caller};
 pub use guildhall_testkit::engines::eventually;

@@ -15,13 +15,21 @@ pub struct Setup {
     pub(crate) settings: Vec<(String, String)>,
     pub(crate) database_may_die: bool,
     pub(crate) start_without_engines: bool,
+    pub(crate) wired: bool,
+    pub(crate) small_disk: Option<u32>,
 }
 
 impl Setup {
     /// `auth.mode = "open"`, and limits that no scenario reaches by accident.
     pub fn open() -> Self {
-        let setup =
-            Self { required: false, settings: Vec::new(), database_may_die: false, start_without_engines: false };
+        let setup = Self {
+            required: false,
+            settings: Vec::new(),
+            database_may_die: false,
+            start_without_engines: false,
+            wired: false,
+            small_disk: None,
+        };
         setup.set("limits.requests_per_second", "1000").set("limits.burst", "1000")
     }
 
@@ -40,6 +48,16 @@ impl Setup {
     pub fn database_may_die(mut self) -> Self {
         self.database_may_die = true;
         self
+    }
+
+    /// The database lies on a disk of so many MiB, which the scenario fills.
+    pub fn small_disk(self, mebibytes: u32) -> Self {
+        Self { small_disk: Some(mebibytes), ..self.database_may_die() }
+    }
+
+    /// There are wires that can be cut between the services, and to their engines, where there are any.
+    pub fn wired(self) -> Self {
+        Self { wired: true, ..self }
     }
 
     /// The services are started while every engine is away; the scenario brings them back.

@@ -10,6 +10,7 @@ mod clients;
 mod commands;
 mod conformance;
 mod engines;
+mod faults;
 mod identity;
 mod life;
 mod limits;

@@ -38,6 +38,15 @@ impl Postgres {
 
     /// A server of its own for whoever asks; `None` with `ENGINES=none`.
     pub async fn start(disk: Disk) -> Option<Self> {
+        Self::start_on(disk, None).await
+    }
+
+    /// Likewise, on a disk of so many MiB, which [`Self::fill_disk`] fills.
+    pub async fn start_on_small_disk(mebibytes: u32) -> Option<Self> {
+        Self::start_on(Disk::Synced, Some(mebibytes)).await
+    }
+
+    async fn start_on(disk: Disk, small: Option<u32>) -> Option<Self> {
         let port = free_port();
         let mut process = Process::new("postgres", program("postgres")?).quits();
         let data = process.folder().join("data");
@@ -61,6 +70,9 @@ impl Postgres {
             format!("full_page_writes={synced}"),
         ];
         let arguments = ["-D".into(), data.display().to_string()];
+        if let Some(mebibytes) = small {
+            process = process.on_small_disk(data, mebibytes);
+        }
         let process = process.arguments(arguments).arguments(settings.into_iter().flat_map(|set| ["-c".into(), set]));
         let postgres = Self { process, port, databases: AtomicU32::new(0) };
         postgres.restart().await;
@@ -93,7 +105,8 @@ impl Postgres {
         self.process.kill();
         self.process.start();
         let process_id = self.process.id().expect("it has just been started").to_string();
-        let status_file = self.process.folder().join("data/postmaster.pid");
+        // On a disk of its own it is seen through the process alone.
+        let status_file = format!("/proc/{process_id}/root{}/data/postmaster.pid", self.process.folder().display());
         self.process
             .ready(async || {
                 let status = fs::read_to_string(&status_file).ok()?;
@@ -111,6 +124,14 @@ impl Postgres {
 
     pub fn resume(&self) {
         self.process.resume();
+    }
+
+    pub fn fill_disk(&self) {
+        self.process.fill_disk();
+    }
+
+    pub fn free_disk(&self) {
+        self.process.free_disk();
     }
 }
 

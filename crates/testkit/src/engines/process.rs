@@ -54,6 +54,8 @@ struct Spec {
     environment: Vec<(String, String)>,
     /// Options of `setpriv`, which stands before the program.
     privileges: Vec<String>,
+    /// A folder that is a disk of its own, of so many MiB, as long as the program runs.
+    disk: Option<(PathBuf, u32)>,
     /// What it is sent when the test process dies.
     farewell: &'static str,
     log: PathBuf,
@@ -68,6 +70,7 @@ impl Process {
             arguments: Vec::new(),
             environment: Vec::new(),
             privileges: Vec::new(),
+            disk: None,
             farewell: "KILL",
             log: folder.join("log"),
         };
@@ -85,6 +88,34 @@ impl Process {
     ) -> Self {
         self.spec.environment.extend(variables.into_iter().map(|(key, value)| (key.into(), value.into())));
         self
+    }
+
+    /// The folder and what is in it lie on a small disk that nobody else sees, so that it can be full. Gone with the
+    /// program. Needs root, or a kernel that lets users mount in namespaces of their own.
+    pub fn on_small_disk(mut self, folder: PathBuf, mebibytes: u32) -> Self {
+        self.spec.disk = Some((folder, mebibytes));
+        self
+    }
+
+    /// Its small disk, as seen from outside while it runs.
+    fn small_disk(&self) -> PathBuf {
+        let (folder, _) = self.spec.disk.as_ref().expect("it was given a small disk");
+        let root = format!("/proc/{}/root", self.id().expect("the disk is there while the program runs"));
+        Path::new(&root).join(folder.strip_prefix("/").expect("folders are absolute"))
+    }
+
+    /// Leaves no byte free on its small disk.
+    pub fn fill_disk(&self) {
+        let mut filling =
+            File::options().create(true).append(true).open(self.small_disk().join("filling")).expect("room for a name");
+        for size in [1 << 20, 4096, 1] {
+            let bytes = vec![b'x'; size];
+            while io::Write::write_all(&mut filling, &bytes).is_ok() {}
+        }
+    }
+
+    pub fn free_disk(&self) {
+        fs::remove_file(self.small_disk().join("filling")).expect("the disk was filled");
     }
 
     /// Runs as the user `nobody`, for a program that refuses root. Only root can ask for it.
@@ -318,7 +349,22 @@ impl Spawner {
 impl Spec {
     fn spawn(self) -> io::Result<Child> {
         let log = File::options().create(true).append(true).open(&self.log)?;
-        Command::new("setpriv")
+        let mut command = match &self.disk {
+            None => Command::new("setpriv"),
+            Some((folder, mebibytes)) => {
+                let mut command = Command::new("unshare");
+                if !rustix::process::geteuid().is_root() {
+                    command.args(["--user", "--map-root-user"]);
+                }
+                // What is in the folder already moves onto the disk.
+                let mount = "mkdir -p \"$0.disk\" && mount -t tmpfs -o size=$1m tmpfs \"$0.disk\" && cp -a \"$0/.\" \"$0.disk\" \
+                             && chown --reference=\"$0\" \"$0.disk\" && chmod --reference=\"$0\" \"$0.disk\" \
+                             && mount --bind \"$0.disk\" \"$0\" && shift && exec setpriv \"$@\"";
+                command.args(["--mount", "sh", "-c", mount]).arg(folder).arg(mebibytes.to_string());
+                command
+            }
+        };
+        command
             .args(["--pdeathsig", self.farewell])
             .args(&self.privileges)
             .arg("--")
