@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails shows the error it met")]
 
+mod requests;
 mod send;
 
 use std::{
@@ -17,7 +18,7 @@ use guildhall_domain::{
 };
 use serde_json::json;
 
-pub use self::send::*;
+pub use self::{requests::*, send::*};
 use super::{
     insist,
     store::{NOW, Replica, Stage, act, hall, id},
@@ -32,6 +33,22 @@ macro_rules! mail_store_contract {
             @stamp $engine, $stage,
             // send
             a_message_is_kept_letter_for_letter
+            // requests
+            a_request_reads_back_as_it_was_asked
+            an_answer_ends_a_request_and_the_same_again_is_no_conflict
+            an_answer_to_who_does_not_wait_comes_as_mail_once
+            an_answer_to_who_has_left_is_kept_all_the_same
+            a_failed_answer_says_why
+            progress_only_rises_and_ends_with_the_request
+            a_request_that_nobody_took_is_withdrawn_when_it_is_cancelled
+            a_request_that_someone_holds_is_cancelled_with_a_notice
+            what_has_ended_is_not_cancelled_any_more
+            an_answer_after_the_time_is_over_is_refused
+            each_request_times_out_once_whoever_looks
+            of_answer_cancel_and_clock_one_ends_it
+            requests_of_one_tenant_are_nothing_to_another
+            five_failures_in_a_row_open_the_breaker_and_one_trial_goes_through
+            time_outs_open_the_breaker_as_failures_do
         }
     };
     (@stamp $engine:ident, $stage:path, $($test:ident)*) => {
@@ -78,7 +95,7 @@ fn key(key: &str, said: &str) -> ReceiptKey {
 }
 
 /// A message that an agent sends to another, with a key of its own so that its sender may repeat it.
-fn letter(from: &str, to: &str) -> Outgoing {
+pub(super) fn letter(from: &str, to: &str) -> Outgoing {
     let message_id = next_id();
     let message = Message {
         message_id,

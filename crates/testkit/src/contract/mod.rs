@@ -7,6 +7,7 @@ pub mod mail_store;
 pub mod registry;
 pub mod store;
 mod time;
+pub mod topic_store;
 
 use std::time::Duration;
 

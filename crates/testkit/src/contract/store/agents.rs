@@ -29,7 +29,7 @@ pub(super) async fn register(replica: &Replica, tenant: &TenantId, new: &NewAgen
     insist(async || replica.agents.register(tenant, new, IfPresent::Update, NOW, audit.clone()).await).await.unwrap()
 }
 
-pub(super) async fn register_named(replica: &Replica, name: &str) -> Agent {
+pub(in crate::contract) async fn register_named(replica: &Replica, name: &str) -> Agent {
     register(replica, &hall(), &NewAgent::named(id(name), name)).await.agent
 }
 
