@@ -5,12 +5,16 @@
 //! a transaction with a write of agents or audit, and each locks in the same order: advisory locks, then rows of
 //! `mailboxes` in the order of (tenant, sort, name), then what belongs to these mailboxes, and the audit's number last.
 
+pub(crate) mod changes;
 pub(crate) mod dead;
+pub(crate) mod deliveries;
 pub(crate) mod forget;
 pub(crate) mod history;
+pub(crate) mod hunt;
 pub(crate) mod lane;
 pub(crate) mod lapse;
 pub(crate) mod requests;
+pub(crate) mod rows;
 pub(crate) mod send;
 pub(crate) mod settle;
 pub(crate) mod take;
