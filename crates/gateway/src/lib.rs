@@ -10,6 +10,7 @@
 
 mod door;
 mod error;
+mod events;
 mod hall;
 mod handover;
 mod heartbeats;
@@ -18,6 +19,7 @@ mod letter;
 mod limits;
 mod mail;
 mod mcp;
+mod requests;
 mod resources;
 mod rest;
 mod socket;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use guildhall_domain::{
-    AgentId, Call, Error, Result,
+    AgentId, Call, Error, Result, Timestamp,
     mail::{
-        Receipt,
+        DeadLetter, MessageId, Receipt,
         delivery::{NACK_DELAY_MAX, Settling, Verdict},
     },
     ports::bus::Durability,
@@ -71,6 +71,19 @@ pub(crate) fn whose(call: &Call, named: Option<&str>) -> Result<AgentId> {
         Some(named) => AgentId::new(named),
         None => call.principal.require_agent(),
     }
+}
+
+/// Where the next page of dead letters begins, if this one was full.
+pub(crate) fn dead_letter_cursor(page: &[DeadLetter], limit: usize) -> Option<String> {
+    let last = page.last().filter(|_| page.len() == limit)?;
+    Some(format!("{}.{}", last.died_at.as_millis(), last.message.message_id))
+}
+
+pub(crate) fn read_dead_letter_cursor(cursor: &str) -> Result<(Timestamp, MessageId)> {
+    let parts = cursor.split_once('.').and_then(|(at, id)| Some((at.parse().ok()?, id.parse().ok()?)));
+    let (at, id) =
+        parts.ok_or_else(|| Error::invalid("the cursor is not one that this list gave; begin without one"))?;
+    Ok((Timestamp::from_millis(at), id))
 }
 
 impl Hall {

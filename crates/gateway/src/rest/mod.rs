@@ -5,9 +5,12 @@
 mod agents;
 mod audit;
 pub(crate) mod body;
+mod dead_letters;
 mod messages;
 mod openapi;
+mod requests;
 mod tools;
+mod topics;
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -70,6 +73,24 @@ pub(crate) const ROUTES: &[Route] = &[
     route!(POST "/api/v1/messages/{message_id}/ack", TakeMail, Free, messages::ack),
     route!(POST "/api/v1/messages/{message_id}/nack", TakeMail, Free, messages::nack),
     route!(POST "/api/v1/messages/{message_id}/renew", TakeMail, Free, messages::renew),
+    route!(POST "/api/v1/requests", SendRequest, Counts, requests::send),
+    route!(GET "/api/v1/requests/{request_id}", ReadMail, Counts, requests::get),
+    route!(DELETE "/api/v1/requests/{request_id}", SendRequest, Counts, requests::cancel),
+    route!(POST "/api/v1/requests/{request_id}/progress", AnswerRequest, Counts, requests::progress),
+    route!(POST "/api/v1/requests/{request_id}/answer", AnswerRequest, Counts, requests::answer),
+    route!(GET "/api/v1/topics", ReadTopic, Free, topics::list),
+    route!(POST "/api/v1/topics/{topic}/events", PublishEvent, Counts, topics::publish),
+    route!(GET "/api/v1/topics/{topic}/events", ReadTopic, Counts, topics::replay),
+    route!(GET "/api/v1/topics/{topic}/stream", ReadTopic, Counts, topics::stream),
+    route!(PUT "/api/v1/topics/{topic}/schema", ManageTopic, Counts, topics::set_schema),
+    route!(GET "/api/v1/topics/{topic}/schema", ReadTopic, Counts, topics::schema),
+    route!(GET "/api/v1/topics/{topic}/subscribers", ReadTopic, Free, topics::subscribers),
+    route!(PUT "/api/v1/topics/{topic}/subscribers/{agent_id}", SubscribeTopic, Counts, topics::subscribe),
+    route!(DELETE "/api/v1/topics/{topic}/subscribers/{agent_id}", SubscribeTopic, Counts, topics::unsubscribe),
+    route!(GET "/api/v1/dlq", ReadDeadLetters, Free, dead_letters::list),
+    route!(GET "/api/v1/dlq/{message_id}", ReadDeadLetters, Counts, dead_letters::get),
+    route!(POST "/api/v1/dlq/redrive", RedriveDeadLetters, Counts, dead_letters::redrive),
+    route!(POST "/api/v1/dlq/purge", PurgeDeadLetters, Counts, dead_letters::purge),
     route!(POST "/tools/{name}", CallTool, Counts, tools::call),
 ];
 

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use axum::{http::header, response::IntoResponse};
 use utoipa::OpenApi;
 
-use super::{agents, audit, messages, tools};
+use super::{agents, audit, dead_letters, messages, requests, tools, topics};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -27,6 +27,24 @@ use super::{agents, audit, messages, tools};
         messages::ack,
         messages::nack,
         messages::renew,
+        requests::send,
+        requests::get,
+        requests::cancel,
+        requests::progress,
+        requests::answer,
+        topics::list,
+        topics::publish,
+        topics::replay,
+        topics::stream,
+        topics::set_schema,
+        topics::schema,
+        topics::subscribers,
+        topics::subscribe,
+        topics::unsubscribe,
+        dead_letters::list,
+        dead_letters::get,
+        dead_letters::redrive,
+        dead_letters::purge,
         tools::call
     )
 )]

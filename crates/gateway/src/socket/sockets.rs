@@ -103,27 +103,13 @@ impl Sockets {
 
     /// Whether one more may be opened; said before the upgrade, as an answer that any client can read.
     pub(super) fn check_room(&self, tenant: &TenantId, agent: &AgentId) -> Result<()> {
-        let table = self.table.lock();
-        if table.open >= self.max {
-            return Err(Error::unavailable(format!(
-                "this gateway holds {} live sockets, its most; open one on another gateway, or later",
-                self.max
-            )));
-        }
-        let own = table.agents.get(&(tenant.clone(), agent.clone())).map_or(0, |of_agent| of_agent.sockets.len());
-        if own >= PER_AGENT_MAX {
-            return Err(Error::new(
-                ErrorCode::RateLimited,
-                format!("{agent} has {own} live sockets on this gateway, the most there may be; close one first"),
-            ));
-        }
-        Ok(())
+        self.table.lock().check_room(self.max, tenant, agent)
     }
 
     /// From now on it gets its agent's mail. Gives the one that got it before, if that is here.
     pub(super) fn insert(&self, socket: Arc<Socket>, pool: Option<String>) -> Result<Option<Arc<Socket>>> {
-        self.check_room(&socket.tenant, &socket.agent)?;
         let mut table = self.table.lock();
+        table.check_room(self.max, &socket.tenant, &socket.agent)?;
         table.open += 1;
         metrics::gauge!("guildhall_sockets_open").set(table.open as f64);
         let owner = (socket.tenant.clone(), socket.agent.clone());
@@ -246,6 +232,22 @@ impl Sockets {
 }
 
 impl Table {
+    fn check_room(&self, max: usize, tenant: &TenantId, agent: &AgentId) -> Result<()> {
+        if self.open >= max {
+            return Err(Error::unavailable(format!(
+                "this gateway holds {max} live sockets, its most; open one on another gateway, or later"
+            )));
+        }
+        let own = self.agents.get(&(tenant.clone(), agent.clone())).map_or(0, |of_agent| of_agent.sockets.len());
+        if own >= PER_AGENT_MAX {
+            return Err(Error::new(
+                ErrorCode::RateLimited,
+                format!("{agent} has {own} live sockets on this gateway, the most there may be; close one first"),
+            ));
+        }
+        Ok(())
+    }
+
     fn set_pool(&mut self, tenant: &TenantId, agent: &AgentId, pool: Option<String>) {
         let Some(of_agent) = self.agents.get_mut(&(tenant.clone(), agent.clone())) else { return };
         let before = std::mem::replace(&mut of_agent.pool, pool.clone());

@@ -1,0 +1,118 @@
+//! Reading topics: a page of what was, or everything from somewhere on. What may be published, and who gets it as mail,
+//! is the business of the port of topics.
+
+use std::time::Duration;
+
+use futures::{StreamExt as _, stream::BoxStream};
+use guildhall_domain::{
+    Error, Result, TenantId, Timestamp,
+    event::TopicEvent,
+    ports::bus::{ReplayFrom, Topic},
+};
+use guildhall_event_rules::Filter;
+use tokio::time::timeout;
+
+use crate::hall::Hall;
+
+pub(crate) const PAGE_DEFAULT: usize = 100;
+pub(crate) const PAGE_MAX: usize = 1_000;
+/// Events in one page, as text, so that an answer stays within what clients read at once.
+const PAGE_MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Events that a page looks at for the few that its filter wants.
+const LOOKED_AT_MAX: usize = 10_000;
+/// The bus hands out what it keeps without a pause: when nothing comes for so long, that was all of it.
+const FIRST_WITHIN: Duration = Duration::from_secs(1);
+const NEXT_WITHIN: Duration = Duration::from_millis(300);
+
+/// What a page is asked to hold.
+pub(crate) struct Replay {
+    pub(crate) from: Option<Timestamp>,
+    pub(crate) to: Option<Timestamp>,
+    pub(crate) filter: Option<Filter>,
+    pub(crate) limit: usize,
+    pub(crate) after: Option<u64>,
+}
+
+pub(crate) struct Page {
+    pub(crate) events: Vec<TopicEvent>,
+    /// Where the next page begins; `None` when this one came to the end of what was published.
+    pub(crate) next: Option<u64>,
+}
+
+impl Replay {
+    pub(crate) fn check(&self) -> Result<()> {
+        if !(1..=PAGE_MAX).contains(&self.limit) {
+            return Err(Error::invalid(format!("limit is 1 to {PAGE_MAX}")));
+        }
+        if let (Some(from), Some(to)) = (self.from, self.to)
+            && to < from
+        {
+            return Err(Error::invalid("to is before from"));
+        }
+        Ok(())
+    }
+}
+
+/// Parsing a filter takes a thread of its own for a moment.
+pub(crate) async fn filter(text: Option<String>) -> Result<Option<Filter>> {
+    let Some(text) = text else { return Ok(None) };
+    let parsed = tokio::task::spawn_blocking(move || Filter::parse(&text)).await;
+    parsed.unwrap_or_else(|_| Err(Error::internal("reading the filter broke off; report it"))).map(Some)
+}
+
+impl Hall {
+    pub(crate) async fn replay(&self, tenant: &TenantId, topic: &Topic, asked: Replay) -> Result<Page> {
+        asked.check()?;
+        let begin = match (asked.after, asked.from) {
+            (Some(seen), _) => ReplayFrom::After(seen),
+            (None, Some(from)) => ReplayFrom::Time(from),
+            (None, None) => ReplayFrom::After(0),
+        };
+        // What is published while the page is read is left to the next one.
+        let to = asked.to.unwrap_or_else(|| self.clock.now());
+        let mut kept = self.bus.replay(tenant, topic, begin).await?;
+        let mut page = Page { events: Vec::new(), next: None };
+        let (mut seen, mut bytes, mut within) = (0, 0, FIRST_WITHIN);
+        while let Ok(Some(event)) = timeout(within, kept.next()).await {
+            let event = event?;
+            if event.published_at > to {
+                break;
+            }
+            (seen, within) = (seen + 1, NEXT_WITHIN);
+            let sequence = event.sequence;
+            let event = TopicEvent::of(topic.clone(), event)?;
+            if asked.from.is_none_or(|from| event.published_at >= from)
+                && asked.filter.as_ref().is_none_or(|filter| filter.matches(&event))
+            {
+                bytes += event.event.as_text().len();
+                page.events.push(event);
+            }
+            if page.events.len() == asked.limit || bytes >= PAGE_MAX_BYTES || seen == LOOKED_AT_MAX {
+                page.next = Some(sequence);
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    /// Everything from there on. Ends when the bus goes away; its reader goes on after the last event it has seen.
+    pub(crate) async fn follow(
+        &self,
+        tenant: &TenantId,
+        topic: Topic,
+        from: ReplayFrom,
+        filter: Option<Filter>,
+    ) -> Result<BoxStream<'static, TopicEvent>> {
+        let events = self.bus.replay(tenant, &topic, from).await?;
+        Ok(events
+            .take_while(|event| std::future::ready(event.is_ok()))
+            .filter_map(move |event| {
+                let wanted = event
+                    .and_then(|event| TopicEvent::of(topic.clone(), event))
+                    .ok()
+                    .filter(|event| filter.as_ref().is_none_or(|filter| filter.matches(event)));
+                std::future::ready(wanted)
+            })
+            .boxed())
+    }
+}
