@@ -10,7 +10,10 @@ use guildhall_domain::{
 use guildhall_guard::Operation;
 use serde_json::json;
 
-use crate::service::{MailService, count_fits};
+use crate::{
+    desk::Reach,
+    service::{MailService, count_fits},
+};
 
 const LIST_MAX: usize = 1_000;
 const NAMED_MAX: usize = 1_000;
@@ -62,21 +65,17 @@ impl MailService {
     /// The mailbox that was named, if the caller may do this there; where none was named, all for those who may do it
     /// to anyone, and the caller's own for others.
     async fn within(&self, call: &Call, operation: Operation, named: Option<Mailbox>) -> Result<Option<Mailbox>> {
-        if self.desk.may_for_any(call, operation) {
-            return Ok(named);
-        }
-        let own = call.principal.require_agent()?;
+        let own = match self.desk.reach(call, operation)? {
+            Reach::Anyone => return Ok(named),
+            Reach::Own(own) => own,
+        };
         match named {
-            None => {
-                self.desk.allow(call, operation, &own)?;
-                Ok(Some(Mailbox::Agent(own)))
-            }
+            None => Ok(Some(Mailbox::Agent(own))),
             Some(Mailbox::Agent(agent)) => {
                 self.desk.allow(call, operation, &agent)?;
                 Ok(Some(Mailbox::Agent(agent)))
             }
             Some(Mailbox::Pool(pool)) => {
-                self.desk.allow(call, operation, &own)?;
                 let record = self.desk.agent(call, &own).await?;
                 if record.pool.as_ref() != Some(&pool) {
                     return Err(Error::denied(format!("the dead letters of the pool {pool} are for its members")));

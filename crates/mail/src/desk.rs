@@ -36,6 +36,13 @@ pub(crate) struct Desk {
 /// Pools of which a member is remembered; looking through all agents finds one of the others.
 const POOLS_MAX: u64 = 10_000;
 
+/// To whom a caller may do something.
+pub(crate) enum Reach {
+    /// Anyone of its tenant.
+    Anyone,
+    Own(AgentId),
+}
+
 impl Desk {
     pub(crate) fn new(options: Options) -> (Self, Vec<Task>) {
         let Options { mail, topics, registry, bus, hot, policy, clock, entropy, bound, retention, outbound: _ } =
@@ -65,9 +72,13 @@ impl Desk {
         self.policy.authorize(&call.principal, operation, Target::Agent(agent))
     }
 
-    /// Whether the caller may do it to anyone of its tenant.
-    pub(crate) fn may_for_any(&self, call: &Call, operation: Operation) -> bool {
-        self.policy.authorize(&call.principal, operation, Target::Tenant(&call.principal.tenant)).is_ok()
+    /// To whom the caller may do this, where it names nobody.
+    pub(crate) fn reach(&self, call: &Call, operation: Operation) -> Result<Reach> {
+        let anyone = Target::Tenant(&call.principal.tenant);
+        let Err(denied) = self.policy.authorize(&call.principal, operation, anyone) else { return Ok(Reach::Anyone) };
+        let own = call.principal.agent().ok_or(denied)?;
+        self.allow(call, operation, &own)?;
+        Ok(Reach::Own(own))
     }
 
     /// A call of the hall itself within the caller's deadline and trace: for what the caller need not be allowed to

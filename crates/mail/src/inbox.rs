@@ -14,7 +14,7 @@ use guildhall_guard::Operation;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    desk::Desk,
+    desk::{Desk, Reach},
     service::{MailService, count_fits, reason_fits},
     wake::Bell,
 };
@@ -175,11 +175,10 @@ impl MailService {
     pub(crate) async fn track(&self, call: &Call, message: MessageId) -> Result<Tracked> {
         let (store, tenant) = (&self.desk.mail, &call.principal.tenant);
         let unknown = || Error::not_found(format!("there is no message {message} that you sent or received"));
-        if self.desk.may_for_any(call, Operation::ReadMail) {
-            return store.message(tenant, message, None).await?.ok_or_else(unknown);
-        }
-        let agent = call.principal.require_agent()?;
-        self.desk.allow(call, Operation::ReadMail, &agent)?;
+        let agent = match self.desk.reach(call, Operation::ReadMail)? {
+            Reach::Anyone => return store.message(tenant, message, None).await?.ok_or_else(unknown),
+            Reach::Own(agent) => agent,
+        };
         let own = self.desk.mailboxes(call, &agent).await?;
         match store.message(tenant, message, Some(&own)).await? {
             Some(tracked) if tracked.message.from == agent => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use guildhall_domain::{
-    AgentId, Call, Error, ErrorCode, Result,
+    AgentId, AgentQuery, Call, Error, ErrorCode, Result,
     mail::{
         Answer, Body, Mailbox, Message, MessageId, NewMessage, NewRequest, Priority, Progress, Recipient, Request,
         RequestState, kind,
@@ -14,6 +14,7 @@ use guildhall_guard::Operation;
 use serde_json::json;
 
 use crate::{
+    desk::Reach,
     inbox::until,
     service::{MailService, reason_fits},
     wake::Bell,
@@ -98,10 +99,7 @@ impl MailService {
     }
 
     pub(crate) async fn move_on(&self, call: &Call, id: MessageId, progress: Progress) -> Result<()> {
-        let fits = |number: f64| number.is_finite() && number >= 0.0;
-        if !fits(progress.progress) || !progress.total.is_none_or(fits) {
-            return Err(Error::invalid("progress and total are numbers from 0 on"));
-        }
+        progress.check()?;
         if progress.note.as_ref().is_some_and(|note| note.len() > NOTE_MAX_BYTES) {
             return Err(Error::invalid(format!("a note on progress is {NOTE_MAX_BYTES} bytes at most")));
         }
@@ -127,7 +125,9 @@ impl MailService {
             Answer::Failed(reason) => Body::from_value(&json!({ "success": false, "reason": reason }))?,
         };
         let question = self.question(call, id).await?;
-        let response = self.follow_up(call, &question, by.clone(), Mailbox::Agent(request.from), kind::RESPONSE, body);
+        let requester = Mailbox::Agent(request.from);
+        let to = (recipient(&requester), Addressees::One(requester));
+        let response = self.follow_up(call, &question, by.clone(), to, (kind::RESPONSE, body));
         let answered = self.desk.mail.answer(tenant, id, &by, &answer, Some(response), self.desk.clock.now()).await?;
         count(answered.state);
         self.desk.waker.request(tenant, id, answered.state, &call.trace);
@@ -138,42 +138,68 @@ impl MailService {
     pub(crate) async fn cancel(&self, call: &Call, id: MessageId, reason: &str) -> Result<Request> {
         reason_fits(reason)?;
         let request = self.visible(call, id).await?;
-        if !self.desk.may_for_any(call, Operation::SendRequest) {
-            let by = call.principal.require_agent()?;
-            self.desk.allow(call, Operation::SendRequest, &by)?;
-            if by != request.from {
-                return Err(Error::denied(
-                    "a request is cancelled by the agent that sent it; whoever was asked answers that it cannot",
-                ));
-            }
+        if let Reach::Own(by) = self.desk.reach(call, Operation::SendRequest)?
+            && by != request.from
+        {
+            return Err(Error::denied(
+                "a request is cancelled by the agent that sent it; whoever was asked answers that it cannot",
+            ));
         }
         if request.state.is_final() {
             return Ok(request);
         }
         let tenant = &call.principal.tenant;
-        let body = Body::from_value(&json!({ "request_id": id, "reason": reason }))?;
-        let question = self.question(call, id).await?;
-        let mut notice = self.follow_up(call, &question, request.from, request.to.clone(), kind::CANCEL, body);
-        // Behind the request, which is in someone's hands, it would wait until that is settled.
-        notice.message.priority =
-            if question.priority == Priority::Critical { Priority::High } else { Priority::Critical };
-        let cancelled = self.desk.mail.cancel(tenant, id, reason, Some(notice), self.desk.clock.now()).await?;
+        let notice = self.notice(call, &request, reason).await?;
+        let told = notice.as_ref().map(|notice| mailboxes(&notice.to)).unwrap_or_default();
+        let cancelled = self.desk.mail.cancel(tenant, id, reason, notice, self.desk.clock.now()).await?;
         if cancelled.state == RequestState::Cancelled {
             count(RequestState::Cancelled);
             self.desk.waker.request(tenant, id, cancelled.state, &call.trace);
-            self.desk.waker.waiting(tenant, vec![request.to], &call.trace);
+            // For whoever has it; in a large pool, those who are told are reached by the expander.
+            self.desk.waker.waiting(tenant, told, &call.trace);
+            self.alarm.expand.notify_one();
         }
         Ok(cancelled)
     }
 
+    /// Tells whoever works on a request that it is not wanted any more. Of a pool's members any may have it: all are
+    /// told, each in its own mailbox, for in the pool's only one of them would find it.
+    async fn notice(&self, call: &Call, request: &Request, reason: &str) -> Result<Option<Outgoing>> {
+        let to = match &request.to {
+            Mailbox::Agent(_) => Addressees::One(request.to.clone()),
+            Mailbox::Pool(pool) => {
+                let mut members = Vec::new();
+                self.desk
+                    .each_page(call, AgentQuery::default(), |page| {
+                        let of_pool = page.iter().filter(|agent| agent.pool.as_ref() == Some(pool));
+                        members.extend(of_pool.map(|agent| agent.agent_id.clone()));
+                        true
+                    })
+                    .await?;
+                Addressees::Many(members)
+            }
+        };
+        if matches!(&to, Addressees::Many(nobody) if nobody.is_empty()) {
+            return Ok(None);
+        }
+        let question = self.question(call, request.request_id).await?;
+        let body = Body::from_value(&json!({ "request_id": request.request_id, "reason": reason }))?;
+        let mut notice =
+            self.follow_up(call, &question, request.from.clone(), (recipient(&request.to), to), (kind::CANCEL, body));
+        // In the request's own line it would wait behind the request, which is in someone's hands.
+        notice.message.priority =
+            if question.priority == Priority::Critical { Priority::High } else { Priority::Critical };
+        Ok(Some(notice))
+    }
+
     /// The request, if the caller asked it, was asked it, or may read everyone's mail.
     async fn visible(&self, call: &Call, id: MessageId) -> Result<Request> {
+        let reach = self.desk.reach(call, Operation::ReadMail)?;
         let request = self.desk.mail.request(&call.principal.tenant, id).await?.ok_or_else(|| unknown(id))?;
-        if self.desk.may_for_any(call, Operation::ReadMail) {
-            return Ok(request);
-        }
-        let caller = call.principal.require_agent()?;
-        self.desk.allow(call, Operation::ReadMail, &caller)?;
+        let caller = match reach {
+            Reach::Anyone => return Ok(request),
+            Reach::Own(caller) => caller,
+        };
         if request.from == caller || self.is_asked(call, &caller, &request).await? {
             return Ok(request);
         }
@@ -216,14 +242,9 @@ impl MailService {
         call: &Call,
         question: &Message,
         from: AgentId,
-        to: Mailbox,
-        kind: &str,
-        body: Body,
+        (to, addressees): (Recipient, Addressees),
+        (kind, body): (&str, Body),
     ) -> Outgoing {
-        let recipient = match &to {
-            Mailbox::Agent(agent) => Recipient::Agent(agent.clone()),
-            Mailbox::Pool(pool) => Recipient::Pool(pool.clone()),
-        };
         let id = question.message_id;
         let new = NewMessage {
             kind: kind.to_owned(),
@@ -231,9 +252,23 @@ impl MailService {
             reply_to: Some(id),
             correlation_id: Some(id.to_string()),
             conversation_id: question.conversation_id.clone(),
-            ..NewMessage::new(recipient, body)
+            ..NewMessage::new(to, body)
         };
-        self.desk.outgoing(&call.principal, from, new, Addressees::One(to), None, self.desk.clock.now())
+        self.desk.outgoing(&call.principal, from, new, addressees, None, self.desk.clock.now())
+    }
+}
+
+fn recipient(mailbox: &Mailbox) -> Recipient {
+    match mailbox {
+        Mailbox::Agent(agent) => Recipient::Agent(agent.clone()),
+        Mailbox::Pool(pool) => Recipient::Pool(pool.clone()),
+    }
+}
+
+fn mailboxes(addressees: &Addressees) -> Vec<Mailbox> {
+    match addressees {
+        Addressees::One(mailbox) => vec![mailbox.clone()],
+        Addressees::Many(agents) => agents.iter().cloned().map(Mailbox::Agent).collect(),
     }
 }
 
