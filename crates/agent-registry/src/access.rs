@@ -11,14 +11,13 @@ use guildhall_guard::{
     KeyRing,
     token::{self, SigningPair},
 };
+use guildhall_runtime::Trouble;
 use serde_json::json;
 use tokio::{
     sync::{Mutex, Notify},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-
-use crate::task::Trouble;
 
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
 /// An older copy is not handed out: gateways keep theirs for up to 5 s from the answer, and that is all the contract

@@ -10,9 +10,10 @@ use guildhall_domain::{
     ports::{AuditStore, hot::HotKey, hot::LeaseOutcome},
 };
 use guildhall_guard::audit::seal_tenant;
+use guildhall_runtime::Trouble;
 use tokio_util::sync::CancellationToken;
 
-use crate::{hot::Brief, task::Trouble};
+use crate::hot::Brief;
 
 /// How long a record may stand outside the chain.
 const SEAL_EVERY: Duration = Duration::from_millis(500);

@@ -25,7 +25,6 @@ mod presence;
 mod registration;
 mod roster;
 pub mod service;
-mod task;
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,8 +38,9 @@ use guildhall_guard::{
     KeyRing, Policy,
     audit::{Recorder, RecorderOptions},
 };
+pub use guildhall_runtime::Task;
 
-pub use self::{service::Registry, task::Task};
+pub use self::service::Registry;
 use crate::{
     access::Access,
     announce::Announcer,

@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::TryStreamExt;
 use guildhall_domain::{AgentId, Entropy, Presence, Result, TenantId, Timestamp, ports::AgentStore};
+use guildhall_runtime::Trouble;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +16,6 @@ use super::{
 use crate::{
     announce::Announcer,
     roster::{Roster, Shown},
-    task::Trouble,
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);

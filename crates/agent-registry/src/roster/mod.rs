@@ -23,12 +23,13 @@ use guildhall_domain::{
     agent::subject,
     ports::{AgentStore, Bus, bus::Hint, hot::HotKey},
 };
+use guildhall_runtime::Trouble;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::tenant::{Shown, TenantRoster};
-use crate::{announce::version_of, hot::Brief, presence::Gauge, task::Trouble};
+use crate::{announce::version_of, hot::Brief, presence::Gauge};
 
 /// A hint may be lost: this is how late its change is then seen.
 const ASK_EVERY: Duration = Duration::from_secs(2);
