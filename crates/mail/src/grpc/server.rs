@@ -20,9 +20,6 @@ use super::{
     convert::{Wire, number, pack_all},
 };
 
-/// A wait ends so long before its call's deadline: time for the answer's way back.
-const BEFORE_DEADLINE: Duration = Duration::from_millis(250);
-
 pub struct MailServer {
     mail: Arc<dyn Mail>,
 }
@@ -77,10 +74,6 @@ fn page<T: Message>(answer: Result<T>) -> Reply<T> {
     }))
 }
 
-fn within(call: &Call, wait: Duration) -> Result<Duration> {
-    Ok(wait.min(call.remaining()?.saturating_sub(BEFORE_DEADLINE)))
-}
-
 fn id(text: String) -> Result<MessageId> {
     MessageId::try_from(text)
 }
@@ -98,7 +91,6 @@ impl MailService for MailServer {
 
     async fn take(&self, request: Request<wire::TakeRequest>) -> Reply<wire::TakeResponse> {
         let (call, (agent, take), same_house) = open_in_house::<(AgentId, TakeMail)>(request)?;
-        let take = TakeMail { wait: within(&call, take.wait).map_err(to_status)?, ..take };
         reply_in_house(self.mail.take(&call, &agent, take).await, same_house)
     }
 
@@ -189,7 +181,7 @@ impl MailService for MailServer {
         let (call, wire::RequestStateRequest { request_id, known, wait_ms }) = open(request)?;
         let work = async {
             let known = known.map(Progress::unpack).transpose()?;
-            let wait = within(&call, Duration::from_millis(wait_ms))?;
+            let wait = Duration::from_millis(wait_ms);
             let asked = self.mail.request_state(&call, id(request_id)?, known, wait).await?;
             Ok(wire::RequestStateResponse { request: packed(asked) })
         };

@@ -3,6 +3,7 @@
 
 pub mod bus;
 pub mod hot;
+pub mod mail;
 pub mod mail_store;
 pub mod registry;
 pub mod store;
