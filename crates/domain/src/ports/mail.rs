@@ -22,7 +22,8 @@ pub trait Mail: Send + Sync + 'static {
     async fn take(&self, call: &Call, agent: &AgentId, take: TakeMail) -> Result<Vec<Delivered>>;
     /// Each is judged by itself: a stale lease is a `Conflict` and does nothing. At most 1,000 a call.
     async fn settle(&self, call: &Call, agent: &AgentId, settlings: Vec<Settling>) -> Result<Vec<Result<()>>>;
-    /// Gives back all that this hand of the agent holds, counting no attempt.
+    /// Gives back all that is held by hands of the agent whose names begin with `taker`, counting no attempt. A name
+    /// that ends with what no name has in its middle stands for one hand alone.
     async fn give_back(&self, call: &Call, agent: &AgentId, taker: &str) -> Result<u64>;
 
     /// What waits for each of them, in their order; at most 10,000 a call. Unknown agents have nothing.
