@@ -7,10 +7,12 @@
 #![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test fails by panicking")]
 
 pub mod caller;
+pub mod collector;
 pub mod engine;
 pub mod faultrun;
 mod front;
 pub mod hall;
+pub mod load;
 pub mod mcp;
 pub mod program;
 pub mod raw;
