@@ -123,6 +123,10 @@ pub enum Verdict {
         delay: Option<Duration>,
         reason: Option<String>,
     },
+    /// Never: it is a dead letter at once, with this reason.
+    Refuse {
+        reason: String,
+    },
     /// Given back at once, as if it had not been taken: no attempt is counted.
     Return,
     /// The lease runs anew.

@@ -75,6 +75,7 @@ async fn mail_is_sent_taken_and_settled_with_all_that_belongs_to_it() {
             Verdict::Ack,
             Verdict::Nack { delay: Some(Duration::from_millis(10)), reason: Some("later".into()) },
             Verdict::Nack { delay: None, reason: None },
+            Verdict::Refuse { reason: "never".into() },
             Verdict::Return,
             Verdict::Renew,
         ];

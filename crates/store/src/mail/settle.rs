@@ -1,4 +1,4 @@
-//! What a taker says of what it took: ack, nack, return, renew.
+//! What a taker says of what it took: ack, nack, refuse, return, renew.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -143,19 +143,18 @@ impl Court {
             own.contains(&row.mailbox) && row.hand_out == lease.hand_out && row.message_id[..] == message_id.bytes()
         };
         let Some(row) = self.open.get_mut(&key).filter(|row| names(row)) else {
-            let acknowledged = |row: &DeliveryRow| names(row) && row.is(DeliveryState::Acknowledged);
-            let repeated = *verdict == Verdict::Ack && self.settled.get(&key).is_some_and(acknowledged);
+            let repeated = self.settled.get(&key).is_some_and(|row| names(row) && ended_by(verdict, row));
             return if repeated { Ok(()) } else { Err(stale(*lease)) };
         };
         if !row.is(DeliveryState::Leased) {
             // To be no longer held is all that returning asks.
             let returned = *verdict == Verdict::Return && row.is(DeliveryState::Waiting);
-            let repeated = *verdict == Verdict::Ack && row.is(DeliveryState::Acknowledged);
-            return if returned || repeated { Ok(()) } else { Err(stale(*lease)) };
+            return if returned || ended_by(verdict, row) { Ok(()) } else { Err(stale(*lease)) };
         }
         let run = (row.place(), row.sender.clone(), row.taker.clone());
         match verdict {
             Verdict::Ack => row.acknowledge(now),
+            Verdict::Refuse { reason } => row.die(reason.clone(), now),
             Verdict::Renew => row.lease_until = Some((now + LEASE).as_millis()),
             Verdict::Return => row.give_back(),
             Verdict::Nack { delay, reason } => {
@@ -207,6 +206,15 @@ async fn found(
     }
     let rows = tables.deliveries_at(&places, open).await?;
     Ok(rows.into_iter().map(|row| ((row.mailbox, row.number), row)).collect())
+}
+
+/// Whether the delivery is just what the verdict makes of it: the answer to an attempt before was lost.
+fn ended_by(verdict: &Verdict, row: &DeliveryRow) -> bool {
+    match verdict {
+        Verdict::Ack => row.is(DeliveryState::Acknowledged),
+        Verdict::Refuse { .. } => row.is(DeliveryState::Dead),
+        Verdict::Nack { .. } | Verdict::Return | Verdict::Renew => false,
+    }
 }
 
 fn stale(lease: Lease) -> Error {

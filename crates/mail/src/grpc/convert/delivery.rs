@@ -136,6 +136,7 @@ impl Wire for Settling {
             Verdict::Nack { delay, reason } => {
                 wire::settling::Verdict::Nack(wire::Nack { delay_ms: delay.map(millis), reason })
             }
+            Verdict::Refuse { reason } => wire::settling::Verdict::Refuse(wire::Refuse { reason }),
             Verdict::Return => wire::settling::Verdict::GiveBack(wire::Return {}),
             Verdict::Renew => wire::settling::Verdict::Renew(wire::Renew {}),
         };
@@ -149,6 +150,7 @@ impl Wire for Settling {
             wire::settling::Verdict::Nack(wire::Nack { delay_ms, reason }) => {
                 Verdict::Nack { delay: delay_ms.map(Duration::from_millis), reason }
             }
+            wire::settling::Verdict::Refuse(wire::Refuse { reason }) => Verdict::Refuse { reason },
             wire::settling::Verdict::GiveBack(wire::Return {}) => Verdict::Return,
             wire::settling::Verdict::Renew(wire::Renew {}) => Verdict::Renew,
         };
