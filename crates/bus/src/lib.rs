@@ -4,12 +4,15 @@
 //! as safe as the answer says, and can be replayed: what is kept, then what comes, without a gap. Sequences rise with
 //! gaps: topics share a log. What is kept is bounded by age and by the bytes of all topics together.
 //!
-//! [`wire`] holds the names and the envelope, the same on both engines; `embedded` is SQLite and this process alone,
+//! [`wire`] holds the names and the envelope, [`replay`] how a topic is read and [`live`] who follows it, the same on both
+//! engines; `embedded` is SQLite and this process alone,
 //! `jetstream` is NATS.
 
 mod embedded;
 mod hints;
 mod jetstream;
+mod live;
+mod replay;
 mod wire;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};

@@ -7,7 +7,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use guildhall_domain::{
     Error, ErrorCode, Principal, Result, TenantId, Timestamp, TraceContext,
-    ports::bus::{Envelope, NodeName, Subject, Topic},
+    ports::bus::{Envelope, Event, NodeName, Subject, Topic},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -118,6 +118,17 @@ pub(crate) fn decode(mut wire: Bytes) -> Result<Envelope> {
     let head: Head = serde_json::from_slice(&wire.split_to(head_length)).map_err(|e| broken(&e.to_string()))?;
     let Head { principal, trace, at, headers } = head;
     Ok(Envelope { principal, trace, at, headers, payload: wire })
+}
+
+/// A kept event. One that cannot be read is passed over: an error would end every replay there, for ever.
+pub(crate) fn read(sequence: u64, published_at: Timestamp, envelope: Bytes) -> Option<Event> {
+    match decode(envelope) {
+        Ok(envelope) => Some(Event { sequence, published_at, envelope }),
+        Err(error) => {
+            tracing::warn!(sequence, %error, "passed over event {sequence}, which cannot be read: {error}");
+            None
+        }
+    }
 }
 
 #[cfg(test)]

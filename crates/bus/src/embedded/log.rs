@@ -3,18 +3,18 @@
 use std::{fmt::Display, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use guildhall_domain::{Error, Result, TenantId, Timestamp, ports::bus::Topic};
+use guildhall_domain::{
+    Error, Result, TenantId, Timestamp,
+    ports::bus::{Standing, Topic},
+};
 use sqlx::{
     ConnectOptions, Connection, SqliteConnection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{
-    tails::Tails,
-    writer::{Append, Appended, Writer},
-};
-use crate::BusOptions;
+use super::writer::{Append, Appended, Writer};
+use crate::{BusOptions, live::Live, replay::PAGE};
 
 /// Of the file's tables. A later program's file is not touched.
 const SCHEMA_VERSION: i64 = 1;
@@ -28,11 +28,10 @@ const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pages are read in well under a millisecond, so that few connections serve many who replay.
 const READERS: u32 = 4;
-/// What whoever replays holds in memory at a time: 256 events are at most some 16 MB.
-const PAGE: i64 = 256;
 
 pub(super) struct Log {
     file: File,
+    live: Live,
     queue: mpsc::Sender<Append>,
 }
 
@@ -41,7 +40,6 @@ pub(super) struct Log {
 pub(super) struct File {
     readers: SqlitePool,
     path: Arc<str>,
-    pub(super) tails: Tails,
 }
 
 /// An event as it lies in the table.
@@ -84,13 +82,13 @@ impl Log {
         prepare(&mut connection).await.map_err(|error| failed("prepared", &error))?;
 
         let readers = SqlitePoolOptions::new().max_connections(READERS).connect_lazy_with(file.read_only(true));
-        let tails = Tails::default();
+        let live = Live::default();
         let (queue, inbox) = mpsc::channel(QUEUE);
-        let writer = Writer::new(connection, options, tails.clone(), shown.clone());
+        let writer = Writer::new(connection, options, live.clone(), shown.clone());
         let writer = writer.await.map_err(|error| failed("read", &error))?;
         // Ends when the queue's other end is dropped with the log, and what waits in it has been written.
         tokio::spawn(writer.run(inbox));
-        Ok(Self { file: File { readers, path: shown, tails }, queue })
+        Ok(Self { file: File { readers, path: shown }, live, queue })
     }
 
     pub(super) async fn append(
@@ -125,11 +123,15 @@ impl Log {
         &self.file
     }
 
+    pub(super) fn live(&self) -> &Live {
+        &self.live
+    }
+
     pub(super) async fn ping(&self) -> Result<()> {
         if self.queue.is_closed() {
             return Err(self.writer_is_gone());
         }
-        self.file.last_sequence().await.map(drop)
+        self.file.is_readable().await
     }
 }
 
@@ -145,17 +147,27 @@ impl File {
         Error::unavailable(format!("the event log {} cannot be read: {error}", self.path))
     }
 
-    /// Of all topics; 0 when there never was an event.
-    pub(super) async fn last_sequence(&self) -> Result<i64> {
-        sqlx::query_scalar("SELECT COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)")
-            .fetch_one(&self.readers)
-            .await
-            .map_err(|error| self.unreadable(&error))
+    pub(super) async fn is_readable(&self) -> Result<()> {
+        let asked = sqlx::query("SELECT 1 FROM total").fetch_one(&self.readers).await;
+        asked.map(drop).map_err(|error| self.unreadable(&error))
+    }
+
+    /// Of the topic; 0 when nothing of it is kept.
+    pub(super) async fn newest(&self, tenant: &TenantId, topic: &Topic) -> Result<u64> {
+        let newest: Option<i64> = sqlx::query_scalar(
+            "SELECT sequence FROM events WHERE tenant = $1 AND topic = $2 ORDER BY sequence DESC LIMIT 1",
+        )
+        .bind(tenant.as_str())
+        .bind(topic.as_str())
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(|error| self.unreadable(&error))?;
+        Ok(newest.map_or(0, place))
     }
 
     /// The first event of a topic that is not older than `time`.
-    pub(super) async fn first_since(&self, tenant: &TenantId, topic: &Topic, time: Timestamp) -> Result<Option<i64>> {
-        sqlx::query_scalar(
+    pub(super) async fn first_since(&self, tenant: &TenantId, topic: &Topic, time: Timestamp) -> Result<Option<u64>> {
+        let first: Option<i64> = sqlx::query_scalar(
             "SELECT sequence FROM events WHERE tenant = $1 AND topic = $2 AND published_at >= $3 \
              ORDER BY published_at, sequence LIMIT 1",
         )
@@ -164,27 +176,53 @@ impl File {
         .bind(time.as_millis())
         .fetch_optional(&self.readers)
         .await
-        .map_err(|error| self.unreadable(&error))
+        .map_err(|error| self.unreadable(&error))?;
+        Ok(first.map(place))
     }
 
-    pub(super) async fn page(&self, tenant: &TenantId, topic: &Topic, after: i64) -> Result<Vec<Row>> {
+    pub(super) async fn standing(&self, tenant: &TenantId, topic: &Topic, after: u64) -> Result<Standing> {
+        let (last, first, next): (i64, Option<i64>, Option<i64>) = sqlx::query_as(
+            "SELECT COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0), \
+                 (SELECT sequence FROM events ORDER BY sequence LIMIT 1), \
+                 (SELECT sequence FROM events WHERE tenant = $1 AND topic = $2 AND sequence > $3 \
+                  ORDER BY sequence LIMIT 1)",
+        )
+        .bind(tenant.as_str())
+        .bind(topic.as_str())
+        .bind(bound(after))
+        .fetch_one(&self.readers)
+        .await
+        .map_err(|error| self.unreadable(&error))?;
+        Ok(Standing { first_kept: place(first.unwrap_or(last + 1)), clear_until: next.is_none().then(|| place(last)) })
+    }
+
+    pub(super) async fn page(&self, tenant: &TenantId, topic: &Topic, after: u64) -> Result<Vec<Row>> {
         sqlx::query_as(
             "SELECT sequence, published_at, envelope FROM events WHERE tenant = $1 AND topic = $2 AND sequence > $3 \
              ORDER BY sequence LIMIT $4",
         )
         .bind(tenant.as_str())
         .bind(topic.as_str())
-        .bind(after)
-        .bind(PAGE)
+        .bind(bound(after))
+        .bind(bound(PAGE as u64))
         .fetch_all(&self.readers)
         .await
         .map_err(|error| self.unreadable(&error))
     }
 }
 
+/// Sequences are SQLite's, which end there.
+fn bound(sequence: u64) -> i64 {
+    i64::try_from(sequence).unwrap_or(i64::MAX)
+}
+
+fn place(sequence: i64) -> u64 {
+    u64::try_from(sequence).expect("AUTOINCREMENT counts from 1")
+}
+
 impl Row {
-    pub(super) fn sequence(&self) -> i64 {
-        self.sequence
+    pub(super) fn sequence(&self) -> u64 {
+        place(self.sequence)
     }
 
     pub(super) fn published_at(&self) -> Timestamp {

@@ -1,32 +1,31 @@
 //! The bus of a hall that is one process: hints by channel, events in a SQLite file.
 //!
 //! An event's way: the caller puts it into the writer's queue; the writer puts all that waits into one transaction and
-//! commits it, which syncs the disk once for all of them; then it answers each caller and wakes whoever replays the
-//! topic. Whoever replays reads from the table alone, also what has just come, and so can neither miss nor repeat.
+//! commits it, which syncs the disk once for all of them; then it tells whoever follows the topic, and answers each
+//! caller. Whoever replays reads the table up to the live edge, and follows from there.
 
+mod kept;
 mod log;
-mod replay;
-mod tails;
 mod writer;
 
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use futures::{StreamExt, stream::BoxStream};
+use futures::stream::BoxStream;
 use guildhall_domain::{
     Result, TenantId,
     ports::{
         Bus,
-        bus::{Durability, Envelope, Event, Hint, NodeName, Published, ReplayFrom, Subject, Topic},
+        bus::{Durability, Envelope, Event, Hint, NodeName, Published, ReplayFrom, Standing, Subject, Topic},
     },
 };
 use tokio::sync::OnceCell;
 
-use self::log::Log;
+use self::{kept::Table, log::Log};
 use crate::{
     BusOptions,
     hints::{self, Hints},
-    wire,
+    replay, wire,
 };
 
 pub(crate) struct Embedded {
@@ -89,7 +88,13 @@ impl Bus for Embedded {
         topic: &Topic,
         from: ReplayFrom,
     ) -> Result<BoxStream<'static, Result<Event>>> {
-        Ok(replay::replay(self.log().await?, tenant, topic, from).await?.boxed())
+        let log = self.log().await?;
+        let table = Table::new(log.file().clone(), log.live().clone(), tenant.clone(), topic.clone());
+        replay::replay(table, from).await
+    }
+
+    async fn standing(&self, tenant: &TenantId, topic: &Topic, after: u64) -> Result<Standing> {
+        self.log().await?.file().standing(tenant, topic, after).await
     }
 
     async fn ping(&self) -> Result<()> {

@@ -11,8 +11,7 @@ use guildhall_domain::{
 use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteRow};
 use tokio::sync::{mpsc, oneshot};
 
-use super::tails::Tails;
-use crate::{BusOptions, DUPLICATE_WINDOW};
+use crate::{BusOptions, DUPLICATE_WINDOW, live::Live, wire};
 
 /// Events of one commit. Beyond this the commit's own share of the time is small, and the first ones wait for the last.
 const BATCH: usize = 256;
@@ -40,7 +39,7 @@ pub(super) struct Writer {
     connection: SqliteConnection,
     clock: Arc<dyn Clock>,
     retention: Retention,
-    tails: Tails,
+    live: Live,
     path: Arc<str>,
     /// The newest event's time. A clock that goes back does not take the log with it.
     newest: Timestamp,
@@ -53,7 +52,7 @@ impl Writer {
     pub(super) async fn new(
         mut connection: SqliteConnection,
         options: &BusOptions,
-        tails: Tails,
+        live: Live,
         path: Arc<str>,
     ) -> sqlx::Result<Self> {
         let (newest, bytes): (i64, i64) = sqlx::query_as(
@@ -65,7 +64,7 @@ impl Writer {
             connection,
             clock: options.clock.clone(),
             retention: options.retention,
-            tails,
+            live,
             path,
             newest: Timestamp::from_millis(newest),
             bytes: u64::try_from(bytes).unwrap_or(0),
@@ -88,6 +87,8 @@ impl Writer {
             match self.commit(&batch).await {
                 Ok(appended) => self.answer(batch.drain(..).zip(appended)),
                 Err(error) => {
+                    // Perhaps the events are there all the same.
+                    self.live.cut_off_all();
                     for event in batch.drain(..) {
                         // A caller that has gone away needs no answer.
                         let _ = event.done.send(Err(error.clone()));
@@ -103,9 +104,18 @@ impl Writer {
     fn answer(&self, events: impl Iterator<Item = (Append, Appended)>) {
         for (event, appended) in events {
             if !appended.duplicate {
-                self.tails.wake(&event.tenant, &event.topic);
+                self.tell(&event, appended.sequence);
             }
             let _ = event.done.send(Ok(appended));
+        }
+    }
+
+    fn tell(&self, event: &Append, sequence: u64) {
+        let log = wire::event_subject(&event.tenant, &event.topic);
+        if self.live.is_followed(&log)
+            && let Some(event) = wire::read(sequence, self.newest, event.envelope.clone())
+        {
+            self.live.tell(&log, &event);
         }
     }
 

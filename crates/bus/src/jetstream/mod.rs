@@ -5,15 +5,16 @@
 //! mended by the client; a call that finds none waits a moment and then says so, instead of queueing what would be
 //! sent when nobody waits for it any more.
 
+mod follow;
+mod kept;
 mod link;
-mod replay;
 mod streams;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::{
-    self,
-    context::{AccountErrorKind, ContextBuilder, PublishError, PublishErrorKind},
+    self, ErrorCode,
+    context::{AccountErrorKind, ContextBuilder, GetStreamError, GetStreamErrorKind, PublishError, PublishErrorKind},
     message::PublishMessage,
 };
 use async_trait::async_trait;
@@ -23,17 +24,17 @@ use guildhall_domain::{
     Error, Result, TenantId,
     ports::{
         Bus,
-        bus::{Durability, Envelope, Event, Hint, NodeName, Published, ReplayFrom, Subject, Topic},
+        bus::{Durability, Envelope, Event, Hint, NodeName, Published, ReplayFrom, Standing, Subject, Topic},
     },
 };
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 
 use self::{
+    follow::Edges,
     link::{Address, Life, Link},
-    replay::NotBegun,
     streams::Streams,
 };
-use crate::{BusOptions, hints, wire};
+use crate::{BusOptions, hints, replay, wire};
 
 /// For the stream's word that it has an event. One with replicas gives it in milliseconds, unless it is choosing a
 /// leader; whoever gives up sooner does not know whether the event is kept.
@@ -46,11 +47,18 @@ const HINT_TIMEOUT: Duration = Duration::from_secs(1);
 const ECHO_TIMEOUT: Duration = Duration::from_millis(250);
 const ECHO_ATTEMPTS: u32 = 8;
 
-pub(crate) struct JetStream {
+/// Pages that are read at once: each is a consumer on the server for as long.
+const PAGES_AT_ONCE: usize = 4;
+
+pub(crate) struct JetStream(Arc<Inner>);
+
+struct Inner {
     address: Address,
     syncs_always: bool,
     streams: Streams,
     connection: OnceCell<Connection>,
+    edges: Edges,
+    pages: Semaphore,
 }
 
 struct Connection {
@@ -61,14 +69,67 @@ struct Connection {
     streams: jetstream::Context,
 }
 
+/// Why a stream could not be asked.
+enum Lost {
+    /// It is not there: the engine lost it, or somebody removed it.
+    Stream,
+    Other(String),
+}
+
+impl Lost {
+    fn of(error: &GetStreamError) -> Self {
+        match error.kind() {
+            GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => Self::Stream,
+            kind => Self::Other(kind.to_string()),
+        }
+    }
+}
+
 impl JetStream {
     pub(crate) fn new(urls: &str, options: BusOptions) -> Result<Self> {
-        Ok(Self {
+        Ok(Self(Arc::new(Inner {
             address: Address::parse(urls)?,
             syncs_always: options.nats_syncs_always,
             streams: Streams::new(options.retention),
             connection: OnceCell::new(),
-        })
+            edges: Edges::default(),
+            pages: Semaphore::new(PAGES_AT_ONCE),
+        })))
+    }
+
+    fn topic(&self, tenant: &TenantId, topic: &Topic) -> kept::Topic {
+        let (partition, subject) = (wire::partition(tenant, topic), wire::event_subject(tenant, topic));
+        kept::Topic { engine: self.0.clone(), partition, subject }
+    }
+}
+
+impl Inner {
+    /// Asks something of a partition's stream, which is made if it is not there.
+    async fn on_stream<'a, T, F>(&'a self, partition: u8, ask: impl Fn(&'a Connection) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T, Lost>>,
+    {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let (connection, mut life) = self.connection().await?;
+            let asked = async {
+                self.streams.ensure(&connection.streams, &self.address, partition).await?;
+                Ok(ask(connection).await)
+            };
+            match life.during(asked).await {
+                Some(Ok(Ok(answer))) => return Ok(answer),
+                Some(Ok(Err(Lost::Stream))) if attempts == 1 => self.streams.forget(partition),
+                Some(Ok(Err(Lost::Stream))) => {
+                    return Err(self.address.unavailable("has no stream: it was removed as soon as it was made"));
+                }
+                Some(Ok(Err(Lost::Other(why)))) => {
+                    return Err(self.address.unavailable(format_args!("cannot replay: {why}")));
+                }
+                Some(Err(error)) => return Err(error),
+                None => return Err(self.address.unavailable("went away")),
+            }
+        }
     }
 
     /// A connection that is up.
@@ -190,19 +251,19 @@ impl JetStream {
 #[async_trait]
 impl Bus for JetStream {
     async fn hint(&self, subject: Subject, envelope: Envelope) -> Result<()> {
-        self.say(wire::hint_subject(subject), &envelope).await
+        self.0.say(wire::hint_subject(subject), &envelope).await
     }
 
     async fn hints(&self, subject: Subject) -> Result<BoxStream<'static, Hint>> {
-        Ok(hints::of(subject, self.listen(wire::hint_subject(subject)).await?))
+        Ok(hints::of(subject, self.0.listen(wire::hint_subject(subject)).await?))
     }
 
     async fn tell(&self, node: &NodeName, envelope: Envelope) -> Result<()> {
-        self.say(wire::node_subject(node), &envelope).await
+        self.0.say(wire::node_subject(node), &envelope).await
     }
 
     async fn told(&self, node: &NodeName) -> Result<BoxStream<'static, Envelope>> {
-        self.listen(wire::node_subject(node)).await
+        self.0.listen(wire::node_subject(node)).await
     }
 
     async fn publish(
@@ -215,13 +276,13 @@ impl Bus for JetStream {
         let (partition, subject) = (wire::partition(tenant, topic), wire::event_subject(tenant, topic));
         let id = key.map(|key| hex::encode(wire::duplicate_id(tenant, topic, &envelope.principal, key)));
         let bytes = wire::encode(&envelope)?;
-        let (connection, mut life) = self.connection().await?;
+        let (connection, mut life) = self.0.connection().await?;
         let message = || {
             let message = PublishMessage::build().payload(bytes.clone());
             id.iter().fold(message, |message, id| message.message_id(id))
         };
-        let published = life.during(self.publish_in(connection, partition, &subject, message)).await;
-        published.unwrap_or_else(|| Err(self.address.unanswered("the event is kept")))
+        let published = life.during(self.0.publish_in(connection, partition, &subject, message)).await;
+        published.unwrap_or_else(|| Err(self.0.address.unanswered("the event is kept")))
     }
 
     async fn replay(
@@ -230,41 +291,26 @@ impl Bus for JetStream {
         topic: &Topic,
         from: ReplayFrom,
     ) -> Result<BoxStream<'static, Result<Event>>> {
-        let partition = wire::partition(tenant, topic);
-        let stream = wire::stream_name(partition);
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            let (connection, life) = self.connection().await?;
-            let begin = async {
-                self.streams.ensure(&connection.streams, &self.address, partition).await.map_err(NotBegun::Error)?;
-                let subject = wire::event_subject(tenant, topic);
-                replay::begin(&connection.streams, &self.address, life.clone(), &stream, subject, from).await
-            };
-            match life.clone().during(begin).await {
-                Some(Ok(events)) => return Ok(events.boxed()),
-                Some(Err(NotBegun::StreamIsMissing)) if attempts == 1 => self.streams.forget(partition),
-                Some(Err(NotBegun::StreamIsMissing)) => {
-                    return Err(self.address.unavailable("has no stream: it was removed as soon as it was made"));
-                }
-                Some(Err(NotBegun::Error(error))) => return Err(error),
-                None => return Err(self.address.unavailable("went away")),
-            }
-        }
+        replay::replay(self.topic(tenant, topic), from).await
+    }
+
+    async fn standing(&self, tenant: &TenantId, topic: &Topic, after: u64) -> Result<Standing> {
+        self.topic(tenant, topic).standing(after).await
     }
 
     async fn ping(&self) -> Result<()> {
-        let (connection, mut life) = self.connection().await?;
+        let (connection, mut life) = self.0.connection().await?;
         let asked = connection.streams.query_account();
         match life.during(asked).await {
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) if error.kind() == AccountErrorKind::TimedOut => {
-                Err(self.address.unavailable("does not answer"))
+                Err(self.0.address.unavailable("does not answer"))
             }
             Some(Err(error)) => Err(self
+                .0
                 .address
                 .unavailable(format_args!("answers without JetStream ({error}): start it with --jetstream"))),
-            None => Err(self.address.unavailable("went away")),
+            None => Err(self.0.address.unavailable("went away")),
         }
     }
 }

@@ -142,6 +142,15 @@ pub enum ReplayFrom {
     Now,
 }
 
+/// How the log that keeps a topic stands to a reader who has read up to some place of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// The first place that is kept; what stood before it, of whatever topic, is gone.
+    pub first_kept: u64,
+    /// The log's newest place, when no event of the topic stands between the reader's and it.
+    pub clear_until: Option<u64>,
+}
+
 /// How long events are kept, and how many bytes of all topics together. What is older or above goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
@@ -178,6 +187,9 @@ pub trait Bus: Send + Sync + 'static {
         topic: &Topic,
         from: ReplayFrom,
     ) -> Result<BoxStream<'static, Result<Event>>>;
+
+    /// For a reader who has read the topic up to `after`.
+    async fn standing(&self, tenant: &TenantId, topic: &Topic, after: u64) -> Result<Standing>;
 
     /// Says whether the engine answers.
     async fn ping(&self) -> Result<()>;

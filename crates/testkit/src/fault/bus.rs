@@ -9,7 +9,7 @@ use guildhall_domain::{
     Error, Result, TenantId,
     ports::{
         Bus,
-        bus::{Envelope, Event, Hint, NodeName, Published, ReplayFrom, Subject, Topic},
+        bus::{Envelope, Event, Hint, NodeName, Published, ReplayFrom, Standing, Subject, Topic},
     },
 };
 
@@ -51,6 +51,11 @@ impl Bus for Faulty<dyn Bus> {
     ) -> Result<BoxStream<'static, Result<Event>>> {
         let events = write(&self.plan, || self.inner.replay(tenant, topic, from)).await?;
         Ok(breaking(events, self.plan.fork()))
+    }
+
+    async fn standing(&self, tenant: &TenantId, topic: &Topic, after: u64) -> Result<Standing> {
+        // Never stale: a reader takes it for what is so now.
+        write(&self.plan, || self.inner.standing(tenant, topic, after)).await
     }
 
     async fn ping(&self) -> Result<()> {

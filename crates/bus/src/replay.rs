@@ -1,0 +1,125 @@
+//! Reading a topic, the same way on both engines: what is kept, page by page, then what comes, from the one who follows
+//! the log's live edge for all in this process.
+//!
+//! From one to the other nothing is missed: the reader begins to follow first, asks then for the topic's newest event,
+//! and reads pages up to that. Whatever came after the answer is told to it. Nothing is repeated either, as it passes
+//! over what is told again. When it cannot keep up with what is told, it goes back to reading pages, at its own pace.
+
+use std::{collections::VecDeque, time::Duration};
+
+use futures::{StreamExt, stream, stream::BoxStream};
+use guildhall_domain::{
+    Error, Result, Timestamp,
+    ports::bus::{Event, ReplayFrom},
+};
+
+use crate::live::Follower;
+
+/// Events of a page, and their bytes: what whoever replays holds in memory.
+pub(crate) const PAGE: usize = 256;
+pub(crate) const PAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Between two looks for an event that is known to be there, and that the server that was asked does not have yet.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
+/// One topic, as an engine keeps it.
+pub(crate) trait Kept: Send + Sync + 'static {
+    /// The sequence of the topic's newest event, 0 when there is none. Never older than what was answered to anyone.
+    fn newest(&self) -> impl Future<Output = Result<u64>> + Send;
+    /// The sequence before the topic's first event of that time or later; that of its newest when there is none.
+    fn before(&self, time: Timestamp) -> impl Future<Output = Result<u64>> + Send;
+    /// The next events. Those that cannot be read are left out.
+    fn page(&self, after: u64) -> impl Future<Output = Result<Page>> + Send;
+    /// Whatever comes from here on is heard.
+    fn follow(&self) -> impl Future<Output = Result<Follower>> + Send;
+}
+
+#[derive(Default)]
+pub(crate) struct Page {
+    pub(crate) events: VecDeque<Event>,
+    /// The sequence up to which was looked; `None` when there was nothing.
+    pub(crate) until: Option<u64>,
+}
+
+struct Reader<K> {
+    kept: K,
+    /// Everything up to here was given, or was not asked for.
+    seen: u64,
+    /// Everything up to here is there to be read.
+    newest: u64,
+    page: Page,
+    follower: Option<Follower>,
+}
+
+pub(crate) async fn replay<K: Kept>(kept: K, from: ReplayFrom) -> Result<BoxStream<'static, Result<Event>>> {
+    let mut reader = Reader { kept, seen: 0, newest: 0, page: Page::default(), follower: None };
+    reader.begin(from).await?;
+    let events = stream::try_unfold(reader, |mut reader| async move {
+        let event = reader.next().await?;
+        Ok::<_, Error>(Some((event, reader)))
+    });
+    Ok(events.boxed())
+}
+
+impl<K: Kept> Reader<K> {
+    async fn begin(&mut self, from: ReplayFrom) -> Result<()> {
+        match from {
+            ReplayFrom::Now => {
+                self.follow().await?;
+                self.seen = self.newest;
+            }
+            ReplayFrom::After(seen) => {
+                self.seen = seen;
+                self.newest = self.kept.newest().await?;
+            }
+            ReplayFrom::Time(time) => {
+                self.seen = self.kept.before(time).await?;
+                self.newest = self.kept.newest().await?;
+            }
+        }
+        if self.follower.is_none() && self.seen >= self.newest {
+            self.follow().await?;
+        }
+        Ok(())
+    }
+
+    /// In this order: what comes after the answer is heard.
+    async fn follow(&mut self) -> Result<()> {
+        self.follower = Some(self.kept.follow().await?);
+        self.newest = self.kept.newest().await?;
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Event> {
+        loop {
+            if let Some(event) = self.page.events.pop_front() {
+                self.seen = event.sequence;
+                return Ok(event);
+            }
+            self.seen = self.seen.max(self.page.until.take().unwrap_or(0));
+            if self.seen < self.newest {
+                self.page = self.kept.page(self.seen).await?;
+                if self.page.until.is_none() {
+                    // It was removed just now, or the server that was asked is a little behind.
+                    tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+                    self.newest = self.kept.newest().await?;
+                }
+                continue;
+            }
+            let Some(follower) = &mut self.follower else {
+                self.follow().await?;
+                continue;
+            };
+            match follower.next().await? {
+                Some(event) if event.sequence > self.seen => {
+                    self.seen = event.sequence;
+                    return Ok(event);
+                }
+                Some(_) => {}
+                None => {
+                    self.follower = None;
+                    self.newest = self.kept.newest().await?;
+                }
+            }
+        }
+    }
+}
