@@ -17,6 +17,7 @@ use guildhall_domain::{
 };
 use sqlx::Database;
 
+pub(crate) use self::breaker::OPEN;
 use self::{
     breaker::Breakers,
     table::{RequestRow, RequestTable},
