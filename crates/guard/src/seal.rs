@@ -1,4 +1,5 @@
-//! Secrets at rest: sealed with XChaCha20-Poly1305 under a ring of keys, so that keys can be replaced.
+//! Secrets at rest: sealed with XChaCha20-Poly1305 under a ring of keys, so that keys can be replaced. And secrets that
+//! need no rest: derived from the ring whenever they are needed.
 //!
 //! A sealed value says which key sealed it, and is bound to its purpose: moved to another row or column it does not
 //! open. `version (1 byte) | length of the key's id (1) | id | nonce (24) | ciphertext and tag`.
@@ -9,7 +10,9 @@ use chacha20poly1305::{
     aead::{Aead, Payload},
 };
 use guildhall_domain::{Entropy, Error, Result};
+use hmac::{Hmac, Mac};
 use secrecy::{ExposeSecret, ExposeSecretMut, SecretBox, SecretSlice};
+use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::Secret;
@@ -17,6 +20,8 @@ use crate::Secret;
 const VERSION: u8 = 1;
 const NONCE_BYTES: usize = 24;
 const ID_MAX_BYTES: usize = 64;
+/// Keeps what is derived from a key apart from what it seals.
+const DERIVES: &[u8] = b"guildhall derived key v1";
 
 /// The keys that secrets are sealed with. The first seals, all open.
 pub struct KeyRing {
@@ -96,6 +101,19 @@ impl KeyRing {
         })?;
         Ok(opened.into())
     }
+
+    /// Keys of their own for `purpose`, one from each key of the ring in its order: made again whenever they are needed,
+    /// and kept nowhere. HKDF with SHA-256, one block.
+    pub fn derive(&self, purpose: &str) -> Vec<Zeroizing<[u8; 32]>> {
+        let of = |key: &RingKey| hmac(&*hmac(DERIVES, &[key.key.expose_secret()]), &[purpose.as_bytes(), &[1]]);
+        self.keys.iter().map(of).collect()
+    }
+}
+
+pub(crate) fn hmac(key: &[u8], parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+    let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(key).expect("HMAC takes a key of any length");
+    parts.iter().for_each(|part| mac.update(part));
+    Zeroizing::new(mac.finalize().into_bytes().into())
 }
 
 impl RingKey {

@@ -61,6 +61,11 @@ impl Default for OutboundOptions {
     }
 }
 
+/// Whether this is the URL of something that might be called; its addresses are judged when it is.
+pub fn check_url(url: &str) -> Result<()> {
+    target::parse(url).map(drop)
+}
+
 /// What is to be sent. The body is kept whole, so that it can be sent again after a redirect.
 #[derive(Debug, Clone)]
 pub struct Request {
