@@ -11,19 +11,17 @@ use guildhall_domain::{
     ports::audit_store::Head,
 };
 use sha2::{Digest, Sha256};
-use sqlx::{PgConnection, Postgres, QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::{PgConnection, SqliteConnection};
 
 use crate::{
+    bulk::{Bulk, Values, parts},
     failure::Failure,
-    row::{AuditRow, EpochRow, WrittenRow, count, json, signed},
+    row::{AuditRow, EpochRow, WrittenRow, count, signed},
 };
 
 /// Records a query gives when it does not say, and at most.
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 1_000;
-
-/// 14 values each: within the 32,766 that a statement of SQLite binds.
-const RECORDS_A_STATEMENT: usize = 1_000;
 
 const TAKE_NUMBERS: &str = "UPDATE audit_epochs
     SET last_number = last_number + $4, last_at = CASE WHEN last_at > $5 THEN last_at ELSE $5 END
@@ -36,8 +34,18 @@ const CLOSE_EPOCHS: &str = "UPDATE audit_epochs SET closed = TRUE WHERE writer =
 const EPOCHS: &str = "SELECT writer, epoch, last_number, closed FROM audit_epochs
     WHERE tenant = $1 ORDER BY writer, epoch";
 
-const ADD_RECORDS: &str = "INSERT INTO audit_records (tenant, writer, epoch, number, recorded_at, at, actor_kind,
-    actor, act, target, outcome, salt, body, body_hash) ";
+static SQLITE_ADD_RECORDS: Bulk = Bulk::new(
+    "INSERT INTO audit_records (tenant, writer, epoch, number, recorded_at, at, actor_kind, actor, act, target,
+         outcome, salt, body, body_hash) VALUES",
+    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+    "",
+);
+const POSTGRES_ADD_RECORDS: &str = "INSERT INTO audit_records (tenant, writer, epoch, number, recorded_at, at,
+        actor_kind, actor, act, target, outcome, salt, body, body_hash)
+    SELECT $1, $2, $3, place + $4, $5, at, actor_kind, actor, act, target, outcome, salt, body, body_hash
+    FROM UNNEST($6::bigint[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::text[],
+        $14::text[]) WITH ORDINALITY
+        AS record (at, actor_kind, actor, act, target, outcome, salt, body, body_hash, place)";
 const QUERY: &str = "SELECT * FROM audit_records
     WHERE tenant = $1 AND ($2 IS NULL OR actor = $2) AND ($3 IS NULL OR substr(act, 1, length($3)) = $3)
         AND ($4 IS NULL OR target = $4) AND at >= $5 AND at <= $6
@@ -67,13 +75,27 @@ pub(crate) struct Scribe {
 /// The numbers a scribe has taken: the last of them, and the moment that their records are ordered by.
 pub(crate) type Numbers = (i64, i64, i64);
 
-/// A record on its way into the table.
-pub(crate) struct NewRecord<'a> {
-    entry: &'a AuditEntry,
-    number: i64,
+/// An entry on its way into the table, with all but its number.
+pub(crate) struct Sealed {
+    tenant: TenantId,
+    at: i64,
+    actor_kind: &'static str,
+    actor: Arc<str>,
+    act: Arc<str>,
+    target: Arc<str>,
+    outcome: &'static str,
     salt: [u8; 16],
-    body: String,
-    body_hash: String,
+    body: Arc<str>,
+    body_hash: Arc<str>,
+}
+
+/// Where the records of one tenant go: the numbers after `last`.
+pub(crate) struct Place<'a> {
+    tenant: &'a TenantId,
+    writer: &'a str,
+    epoch: i64,
+    last: i64,
+    recorded_at: i64,
 }
 
 impl Scribe {
@@ -85,16 +107,25 @@ impl Scribe {
 
     /// Adds the entries to this transaction, each with the next number of its tenant's epoch.
     pub(crate) async fn record(&self, tables: &mut impl AuditTables, entries: &[AuditEntry]) -> Result<(), Failure> {
-        let mut of_tenant: BTreeMap<&TenantId, Vec<&AuditEntry>> = BTreeMap::new();
-        for entry in entries {
-            of_tenant.entry(&entry.tenant).or_default().push(entry);
+        let sealed: Vec<Sealed> = entries.iter().map(|entry| self.seal(entry)).collect();
+        self.record_sealed(tables, &sealed.iter().collect::<Vec<_>>()).await
+    }
+
+    /// As [`Scribe::record`], of entries that were sealed before the transaction, for which it need not wait.
+    pub(crate) async fn record_sealed(
+        &self,
+        tables: &mut impl AuditTables,
+        records: &[&Sealed],
+    ) -> Result<(), Failure> {
+        let mut of_tenant: BTreeMap<&TenantId, Vec<&Sealed>> = BTreeMap::new();
+        for record in records {
+            of_tenant.entry(&record.tenant).or_default().push(record);
         }
-        for (tenant, entries) in of_tenant {
-            let (epoch, last, recorded_at) = self.take_numbers(tables, tenant, entries.len()).await?;
-            let first = last + 1 - signed(entries.len() as u64);
-            let records = (first..).zip(entries).map(|(number, entry)| self.seal_in(entry, number));
-            let records: Vec<_> = records.collect::<Result<_, Failure>>()?;
-            tables.add_records(&self.writer, epoch, recorded_at, &records).await?;
+        for (tenant, records) in of_tenant {
+            let (epoch, last, recorded_at) = self.take_numbers(tables, tenant, records.len()).await?;
+            let last = last - signed(records.len() as u64);
+            let place = Place { tenant, writer: &self.writer, epoch, last, recorded_at };
+            tables.add_records(place, &records).await?;
         }
         Ok(())
     }
@@ -125,11 +156,22 @@ impl Scribe {
         })
     }
 
-    fn seal_in<'a>(&self, entry: &'a AuditEntry, number: i64) -> Result<NewRecord<'a>, Failure> {
+    pub(crate) fn seal(&self, entry: &AuditEntry) -> Sealed {
         let mut salt = [0; 16];
         self.entropy.fill(&mut salt);
         let hash = Sha256::new().chain_update(salt).chain_update(canonical_body(&entry.body)).finalize();
-        Ok(NewRecord { entry, number, salt, body: json(&entry.body)?, body_hash: hex::encode(hash) })
+        Sealed {
+            tenant: entry.tenant.clone(),
+            at: entry.at.as_millis(),
+            actor_kind: entry.actor_kind.as_str(),
+            actor: entry.actor.as_str().into(),
+            act: entry.act.as_str().into(),
+            target: entry.target.as_str().into(),
+            outcome: entry.outcome.as_str(),
+            salt,
+            body: entry.body.to_string().into(),
+            body_hash: hex::encode(hash).into(),
+        }
     }
 }
 
@@ -155,10 +197,8 @@ pub(crate) trait AuditTables: Send {
 
     fn add_records(
         &mut self,
-        writer: &str,
-        epoch: i64,
-        recorded_at: i64,
-        records: &[NewRecord<'_>],
+        place: Place<'_>,
+        records: &[&Sealed],
     ) -> impl Future<Output = Result<(), Failure>> + Send;
     fn query(
         &mut self,
@@ -190,7 +230,7 @@ pub(crate) trait AuditTables: Send {
 }
 
 macro_rules! audit_tables {
-    ($connection:ty, $engine:ty) => {
+    ($connection:ty, $add_records:path) => {
         impl AuditTables for $connection {
             async fn take_numbers(
                 &mut self,
@@ -223,36 +263,8 @@ macro_rules! audit_tables {
                 Ok(sqlx::query_as(EPOCHS).bind(tenant.as_str()).fetch_all(self).await?)
             }
 
-            async fn add_records(
-                &mut self,
-                writer: &str,
-                epoch: i64,
-                recorded_at: i64,
-                records: &[NewRecord<'_>],
-            ) -> Result<(), Failure> {
-                for records in records.chunks(RECORDS_A_STATEMENT) {
-                    let mut add = QueryBuilder::<$engine>::new(ADD_RECORDS);
-                    add.push_values(records, |mut row, record| {
-                        let entry = record.entry;
-                        row.push_bind(entry.tenant.as_str())
-                            .push_bind(writer)
-                            .push_bind(epoch)
-                            .push_bind(record.number)
-                            .push_bind(recorded_at)
-                            .push_bind(entry.at.as_millis())
-                            .push_bind(entry.actor_kind.as_str())
-                            .push_bind(&entry.actor)
-                            .push_bind(&entry.act)
-                            .push_bind(&entry.target)
-                            .push_bind(entry.outcome.as_str())
-                            .push_bind(&record.salt[..])
-                            .push_bind(&record.body)
-                            .push_bind(&record.body_hash);
-                    });
-                    // Acts come one by one; only that text is worth keeping prepared.
-                    add.build().persistent(records.len() == 1).execute(&mut *self).await?;
-                }
-                Ok(())
+            async fn add_records(&mut self, place: Place<'_>, records: &[&Sealed]) -> Result<(), Failure> {
+                $add_records(self, place, records).await
             }
 
             async fn query(&mut self, tenant: &TenantId, query: &AuditQuery) -> Result<Vec<AuditRow>, Failure> {
@@ -307,5 +319,63 @@ macro_rules! audit_tables {
     };
 }
 
-audit_tables!(SqliteConnection, Sqlite);
-audit_tables!(PgConnection, Postgres);
+audit_tables!(SqliteConnection, sqlite_add_records);
+audit_tables!(PgConnection, postgres_add_records);
+
+async fn sqlite_add_records(
+    connection: &mut SqliteConnection,
+    place: Place<'_>,
+    records: &[&Sealed],
+) -> Result<(), Failure> {
+    let (tenant, writer): (Arc<str>, Arc<str>) = (place.tenant.as_str().into(), place.writer.into());
+    let mut number = place.last;
+    for part in parts(records) {
+        let mut values = Values::of(part.len(), 14);
+        for record in part {
+            number += 1;
+            values.add(Arc::clone(&tenant))?;
+            values.add(Arc::clone(&writer))?;
+            values.add(place.epoch)?;
+            values.add(number)?;
+            values.add(place.recorded_at)?;
+            values.add(record.at)?;
+            values.add(record.actor_kind)?;
+            values.add(Arc::clone(&record.actor))?;
+            values.add(Arc::clone(&record.act))?;
+            values.add(Arc::clone(&record.target))?;
+            values.add(record.outcome)?;
+            values.add(&record.salt[..])?;
+            values.add(Arc::clone(&record.body))?;
+            values.add(Arc::clone(&record.body_hash))?;
+        }
+        SQLITE_ADD_RECORDS.query(part.len(), values).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+async fn postgres_add_records(
+    connection: &mut PgConnection,
+    place: Place<'_>,
+    records: &[&Sealed],
+) -> Result<(), Failure> {
+    fn column<'r, T>(records: &'r [&Sealed], of: impl Fn(&'r Sealed) -> T) -> Vec<T> {
+        records.iter().map(|record| of(record)).collect()
+    }
+    let add = sqlx::query(POSTGRES_ADD_RECORDS)
+        .bind(place.tenant.as_str())
+        .bind(place.writer)
+        .bind(place.epoch)
+        .bind(place.last)
+        .bind(place.recorded_at)
+        .bind(column(records, |record| record.at))
+        .bind(column(records, |record| record.actor_kind))
+        .bind(column(records, |record| &*record.actor))
+        .bind(column(records, |record| &*record.act))
+        .bind(column(records, |record| &*record.target))
+        .bind(column(records, |record| record.outcome))
+        .bind(column(records, |record| &record.salt[..]))
+        .bind(column(records, |record| &*record.body))
+        .bind(column(records, |record| &*record.body_hash));
+    add.execute(connection).await?;
+    Ok(())
+}

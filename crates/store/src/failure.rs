@@ -8,6 +8,8 @@ use sqlx::error::DatabaseError;
 pub(crate) enum Failure {
     Refused(Error),
     Sql(sqlx::Error),
+    /// Another transaction did the like at the same moment: begun anew, this one will see what that one did.
+    Raced(Error),
 }
 
 impl From<Error> for Failure {
@@ -32,7 +34,7 @@ impl Failure {
     /// For the caller of something that was rolled back, or that only read: nothing took effect.
     pub(crate) fn without_effect(self, engine: &str) -> Error {
         match self {
-            Self::Refused(error) => error,
+            Self::Refused(error) | Self::Raced(error) => error,
             Self::Sql(error) => without_effect(engine, &error),
         }
     }

@@ -18,6 +18,7 @@ mod agent_store;
 mod agents;
 mod audit;
 mod audit_store;
+mod bulk;
 mod engine;
 mod failure;
 mod mail;

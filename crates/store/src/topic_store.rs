@@ -167,7 +167,7 @@ where
     async fn feed(&self, feed: &Feed, to: u64, mail: Vec<Outgoing>, bound: MailboxBound) -> Result<Vec<Mailbox>> {
         let (feed, scribe) = (feed.clone(), Arc::clone(&self.mail_scribe));
         let mail = mail.into_iter().map(for_many).collect();
-        let sending = Sending::new(&scribe, &feed.tenant, mail, bound)?;
+        let sending = Sending::new(&scribe, &feed.tenant, mail, bound);
         let bring = self.writer.write_apart(move |tables| {
             Box::pin(async move {
                 if !tables.move_feed(&feed, to).await? {

@@ -240,7 +240,9 @@ async fn run_alone<DB: Database>(
         Ok(()) => savepoint.commit().await.map(Ok).map_err(|error| without_effect(engine, &error)),
         Err(failure) => match (savepoint.rollback().await, failure) {
             (Ok(()), failure) => Ok(Err(failure.without_effect(engine))),
-            (Err(_), Failure::Sql(cause)) | (Err(cause), Failure::Refused(_)) => Err(without_effect(engine, &cause)),
+            (Err(_), Failure::Sql(cause)) | (Err(cause), Failure::Refused(_) | Failure::Raced(_)) => {
+                Err(without_effect(engine, &cause))
+            }
         },
     }
 }

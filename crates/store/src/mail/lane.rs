@@ -4,7 +4,14 @@
 //! it holds all that has come until it is its turn. The more comes, the larger the groups, and the less each call pays
 //! of what a transaction costs.
 
-use std::{collections::VecDeque, mem, slice, sync::Arc};
+use std::{
+    collections::VecDeque,
+    mem, slice,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use guildhall_domain::{Error, ErrorCode, Result};
 use parking_lot::Mutex;
@@ -156,13 +163,19 @@ impl<DB: Database, K: Call<DB::Connection>> Inner<DB, K> {
     async fn run_group(self: Arc<Self>) {
         let _place = self.underway.acquire().await;
         let taken: Arc<Mutex<Option<Group<K, K::Answer>>>> = Arc::default();
-        let (lane, keep) = (Arc::clone(&self), Arc::clone(&taken));
+        let raced = Arc::new(AtomicBool::new(false));
+        let (lane, keep, lost) = (Arc::clone(&self), Arc::clone(&taken), Arc::clone(&raced));
         let done = self.writer.write_apart(move |tables| {
             Box::pin(async move {
                 let group = lane.take();
                 let calls = Arc::clone(&group.calls);
                 *keep.lock() = Some(group);
-                if calls.is_empty() { Ok(Vec::new()) } else { K::run_all(tables, &lane.scribe, &calls).await }
+                if calls.is_empty() {
+                    return Ok(Vec::new());
+                }
+                let answers = K::run_all(tables, &lane.scribe, &calls).await;
+                lost.store(matches!(answers, Err(Failure::Raced(_))), Ordering::Relaxed);
+                answers
             })
         });
         let done = done.await;
@@ -171,12 +184,14 @@ impl<DB: Database, K: Call<DB::Connection>> Inner<DB, K> {
         let Group { calls, callers } = group.unwrap_or_else(|| self.take());
         match done {
             Ok(answers) => callers.into_iter().zip(answers).for_each(|(caller, answer)| drop(caller.send(answer))),
+            Err(_) if raced.load(Ordering::Relaxed) => self.run_each(calls, callers).await,
             Err(error) if error.code == ErrorCode::Internal && calls.len() > 1 => self.run_each(calls, callers).await,
             Err(error) => callers.into_iter().for_each(|caller| drop(caller.send(Err(error.clone())))),
         }
     }
 
-    /// One of the group met what the engine refuses, and all of it was undone: alone, only that one fails.
+    /// One of the group met what the engine refuses or what another process did at the same moment, and all of it was
+    /// undone: done again and alone, only that one can fail.
     async fn run_each(&self, calls: Arc<Vec<K>>, callers: Vec<Caller<K::Answer>>) {
         for (n, caller) in callers.into_iter().enumerate() {
             let (calls, scribe) = (Arc::clone(&calls), Arc::clone(&self.scribe));

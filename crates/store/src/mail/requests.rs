@@ -1,8 +1,8 @@
 //! Requests: how they move on and end. What has ended stays as it ended.
 //!
 //! A request ends once: by its answer, by its requester, or by the clock. Each of the three is a conditional UPDATE,
-//! and whoever comes second is told how it ended. The asked side's breaker counts in the same transaction, and what
-//! was asked is taken out of the mailbox if nobody has taken it yet.
+//! and whoever comes second is told how it ended. Of the asked side's breaker the answers and the clock keep count;
+//! requester and clock take what was asked out of the mailbox again, if nobody has taken it yet.
 
 mod breaker;
 mod table;
@@ -77,7 +77,7 @@ async fn follow(
 ) -> Result<(), Failure> {
     let Some(mail) = mail else { return Ok(()) };
     let boundless = MailboxBound { messages: u64::MAX };
-    let sending = Sending::new(scribe, tenant, vec![mail], boundless)?;
+    let sending = Sending::new(scribe, tenant, vec![mail], boundless);
     for accepted in accept(tables, scribe, &[sending]).await? {
         if let Err(refused) = accepted
             && refused.code != ErrorCode::NotFound
@@ -103,6 +103,7 @@ async fn move_on(
     if there.state.is_final() || there.deadline <= now { Err(over(&there)) } else { Ok(there) }
 }
 
+/// How it ended, and whether that concerns the breaker: not when it had ended so before.
 async fn end_with_answer(
     tables: &mut impl Tables,
     scribe: &Scribe,
@@ -110,18 +111,15 @@ async fn end_with_answer(
     (by, answer): (&AgentId, &Answer),
     response: Option<Outgoing>,
     now: Timestamp,
-) -> Result<Request, Failure> {
+) -> Result<(Request, bool), Failure> {
     let Some(ended) = tables.end_with_answer(tenant, request, by, answer, now).await? else {
         let there = find(tables, tenant, request).await?;
-        return if is_answered_with(&there, by, answer) { Ok(there) } else { Err(over(&there)) };
+        return if is_answered_with(&there, by, answer) { Ok((there, false)) } else { Err(over(&there)) };
     };
     let ended = ended.request()?;
+    let counts = ended.state == RequestState::Failed || tables.has_failed(tenant, &ended.to).await?;
     follow(tables, scribe, tenant, response).await?;
-    match answer {
-        Answer::Done(_) => tables.close_breaker(tenant, &ended.to).await?,
-        Answer::Failed(_) => tables.add_failures(tenant, &ended.to, 1, now).await?,
-    }
-    Ok(ended)
+    Ok((ended, counts))
 }
 
 async fn end_by_requester(

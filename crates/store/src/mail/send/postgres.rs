@@ -1,0 +1,196 @@
+//! The tables of sending on Postgres: arrays, and every lock in the order in which everyone takes it.
+
+use guildhall_domain::mail::DeliveryState;
+use sqlx::PgConnection;
+
+use super::{
+    Parcel, SendTables,
+    decide::RECEIPT_KEPT,
+    plan::{Accepting, Asked, Begins, Breaker, Counted, Kept, NewDelivery, ReceiptRow, Standing, StillBorn},
+    raced,
+};
+use crate::{failure::Failure, row::signed};
+
+const LOCK_WAITS: &str = "SELECT pg_advisory_xact_lock(hashtextextended('waits:' || tenant, 0))
+    FROM UNNEST($1::text[]) AS asked (tenant)";
+/// Before anything is locked, and in order: who makes one waits only for others who make one.
+const MAKE_MAILBOXES: &str = "INSERT INTO mailboxes (tenant, sort, name)
+    SELECT tenant, sort, name
+    FROM UNNEST($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS asked (tenant, sort, name, place)
+    WHERE NOT EXISTS (SELECT FROM mailboxes WHERE mailboxes.tenant = asked.tenant AND mailboxes.sort = asked.sort
+        AND mailboxes.name = asked.name)
+    ORDER BY place ON CONFLICT DO NOTHING";
+const LOCK_MAILBOXES: &str = "SELECT mailbox, closed, waiting
+    FROM UNNEST($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS asked (tenant, sort, name, place)
+    JOIN mailboxes USING (tenant, sort, name) ORDER BY place FOR UPDATE OF mailboxes";
+const RECEIPTS: &str = "SELECT * FROM receipts WHERE key = ANY($1)";
+const LOCK_BREAKERS: &str = "SELECT tenant, sort, name, open_until
+    FROM UNNEST($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS asked (tenant, sort, name, place)
+    JOIN breakers USING (tenant, sort, name) ORDER BY place FOR UPDATE OF breakers";
+const WAITS: &str = "WITH RECURSIVE waits (tenant, agent, whom, now) AS (
+        SELECT asked.tenant, asked.agent, name, asked.now
+        FROM UNNEST($1::text[], $2::text[], $3::bigint[]) AS asked (tenant, agent, now)
+        JOIN requests ON requests.tenant = asked.tenant AND sender = asked.agent
+        WHERE state = 0 AND waits AND sort = 'agent' AND deadline > asked.now
+        UNION
+        SELECT waits.tenant, waits.whom, name, now FROM waits
+        JOIN requests ON requests.tenant = waits.tenant AND sender = waits.whom
+        WHERE state = 0 AND requests.waits AND sort = 'agent' AND deadline > now
+    ) SELECT tenant, agent, whom FROM waits";
+const NUMBERS: &str = "SELECT nextval('message_numbers') FROM generate_series(1, $1)";
+
+const ADD_MESSAGES: &str = "INSERT INTO messages (number, message_id, tenant, sender, recipient, kind, priority, body,
+        sent_at, expires_at, reply_to, correlation_id, conversation_id, requires_response, recipients, mailbox)
+    SELECT * FROM UNNEST($1::bigint[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::text[], $7::smallint[],
+        $8::text[], $9::bigint[], $10::bigint[], $11::bytea[], $12::text[], $13::text[], $14::boolean[],
+        $15::bigint[], $16::bigint[])";
+const ADD_DELIVERIES: &str = "INSERT INTO deliveries
+        (mailbox, number, message_id, sender, priority, expires_at, open, state)
+    SELECT *, TRUE, 0
+    FROM UNNEST($1::bigint[], $2::bigint[], $3::bytea[], $4::text[], $5::smallint[], $6::bigint[])";
+const PUT_WAITING: &str = "UPDATE mailboxes SET waiting = counted.waiting
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::bigint[]) AS counted (tenant, sort, name, waiting)
+    WHERE mailboxes.tenant = counted.tenant AND mailboxes.sort = counted.sort AND mailboxes.name = counted.name";
+const ADD_STILL_BORN: &str = "WITH dead AS (
+        SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::bytea[], $4::text[], $5::smallint[], $6::bigint[],
+            $7::text[], $8::bigint[], $9::text[])
+        AS dead (mailbox, number, message_id, sender, priority, expires_at, tenant, died_at, reason)
+    ), letters AS (
+        INSERT INTO dead_letters (tenant, mailbox, number, message_id, died_at)
+        SELECT tenant, mailbox, number, message_id, died_at FROM dead
+    ) INSERT INTO deliveries (mailbox, number, message_id, sender, priority, expires_at, open, state, settled_at, reason)
+    SELECT mailbox, number, message_id, sender, priority, expires_at, FALSE, $10, died_at, reason FROM dead";
+/// Changes nothing of a receipt that is still good: then another transaction was first.
+const PUT_RECEIPTS: &str = "INSERT INTO receipts (key, fingerprint, message_id, recipients, at)
+    SELECT * FROM UNNEST($1::bytea[], $2::bytea[], $3::bytea[], $4::bigint[], $5::bigint[])
+    ON CONFLICT (key) DO UPDATE SET fingerprint = excluded.fingerprint, message_id = excluded.message_id,
+        recipients = excluded.recipients, at = excluded.at WHERE receipts.at <= excluded.at - $6";
+
+/// One column of many rows.
+fn column<'r, R, T>(rows: &'r [R], of: impl Fn(&'r R) -> T) -> Vec<T> {
+    rows.iter().map(of).collect()
+}
+
+fn names<'a>(asked: &[Asked<'a>]) -> (Vec<&'a str>, Vec<&'a str>, Vec<&'a str>) {
+    (
+        asked.iter().map(|asked| asked.tenant).collect(),
+        asked.iter().map(|asked| asked.mailbox.sort).collect(),
+        asked.iter().map(|asked| asked.mailbox.name).collect(),
+    )
+}
+
+impl SendTables for PgConnection {
+    async fn lock_waits(&mut self, tenants: &[&str]) -> Result<(), Failure> {
+        sqlx::query(LOCK_WAITS).bind(tenants).execute(self).await?;
+        Ok(())
+    }
+
+    async fn claim_mailboxes(&mut self, asked: &[Asked<'_>]) -> Result<Vec<Standing>, Failure> {
+        let (tenants, sorts, names) = names(asked);
+        sqlx::query(MAKE_MAILBOXES).bind(&tenants).bind(&sorts).bind(&names).execute(&mut *self).await?;
+        Ok(sqlx::query_as(LOCK_MAILBOXES).bind(tenants).bind(sorts).bind(names).fetch_all(self).await?)
+    }
+
+    async fn receipts(&mut self, keys: &[[u8; 16]]) -> Result<Vec<Kept>, Failure> {
+        let rows: Vec<ReceiptRow> = sqlx::query_as(RECEIPTS).bind(column(keys, |key| &key[..])).fetch_all(self).await?;
+        Ok(rows.into_iter().map(ReceiptRow::kept).collect::<Result<_, _>>()?)
+    }
+
+    async fn lock_breakers(&mut self, asked: &[Asked<'_>]) -> Result<Vec<Breaker>, Failure> {
+        let (tenants, sorts, names) = names(asked);
+        Ok(sqlx::query_as(LOCK_BREAKERS).bind(tenants).bind(sorts).bind(names).fetch_all(self).await?)
+    }
+
+    async fn waits(&mut self, begins: &[Begins<'_>]) -> Result<Vec<(String, String, String)>, Failure> {
+        let waits = sqlx::query_as(WAITS)
+            .bind(column(begins, |wait| wait.tenant))
+            .bind(column(begins, |wait| wait.whom))
+            .bind(column(begins, |wait| wait.at));
+        Ok(waits.fetch_all(self).await?)
+    }
+
+    async fn numbers(&mut self, how_many: usize) -> Result<Vec<i64>, Failure> {
+        Ok(sqlx::query_scalar(NUMBERS).bind(signed(how_many as u64)).fetch_all(self).await?)
+    }
+
+    async fn add_messages(&mut self, messages: &[Accepting<'_>], numbers: &[i64]) -> Result<(), Failure> {
+        let parcels: Vec<&Parcel> = messages.iter().map(|message| message.parcel).collect();
+        let add = sqlx::query(ADD_MESSAGES)
+            .bind(numbers)
+            .bind(column(&parcels, |parcel| &parcel.message_id[..]))
+            .bind(column(messages, |message| &**message.tenant))
+            .bind(column(&parcels, |parcel| &*parcel.sender))
+            .bind(column(&parcels, |parcel| &*parcel.recipient))
+            .bind(column(&parcels, |parcel| &*parcel.kind))
+            .bind(column(&parcels, |parcel| parcel.priority))
+            .bind(column(&parcels, |parcel| &*parcel.body))
+            .bind(column(&parcels, |parcel| parcel.sent_at))
+            .bind(column(&parcels, |parcel| parcel.expires_at))
+            .bind(column(&parcels, |parcel| parcel.reply_to.as_ref().map(|id| &id[..])))
+            .bind(column(&parcels, |parcel| parcel.correlation_id.as_deref()))
+            .bind(column(&parcels, |parcel| parcel.conversation_id.as_deref()))
+            .bind(column(&parcels, |parcel| parcel.requires_response))
+            .bind(column(&parcels, |parcel| signed(parcel.recipients() as u64)))
+            .bind(column(messages, |message| message.mailbox));
+        add.execute(self).await?;
+        Ok(())
+    }
+
+    async fn add_deliveries(&mut self, deliveries: &[NewDelivery<'_>]) -> Result<(), Failure> {
+        let add = sqlx::query(ADD_DELIVERIES)
+            .bind(column(deliveries, |delivery| delivery.mailbox))
+            .bind(column(deliveries, |delivery| delivery.number))
+            .bind(column(deliveries, |delivery| &delivery.message_id[..]))
+            .bind(column(deliveries, |delivery| &**delivery.sender))
+            .bind(column(deliveries, |delivery| delivery.priority))
+            .bind(column(deliveries, |delivery| delivery.expires_at));
+        add.execute(self).await?;
+        Ok(())
+    }
+
+    async fn put_waiting(&mut self, counted: &[Counted<'_>]) -> Result<(), Failure> {
+        let (tenants, sorts, names) = names(&column(counted, |counted| counted.asked));
+        let put = sqlx::query(PUT_WAITING)
+            .bind(tenants)
+            .bind(sorts)
+            .bind(names)
+            .bind(column(counted, |counted| counted.waiting));
+        put.execute(self).await?;
+        Ok(())
+    }
+
+    async fn add_still_born(&mut self, dead: &[StillBorn<'_>]) -> Result<(), Failure> {
+        let add = sqlx::query(ADD_STILL_BORN)
+            .bind(column(dead, |dead| dead.delivery.mailbox))
+            .bind(column(dead, |dead| dead.delivery.number))
+            .bind(column(dead, |dead| &dead.delivery.message_id[..]))
+            .bind(column(dead, |dead| &**dead.delivery.sender))
+            .bind(column(dead, |dead| dead.delivery.priority))
+            .bind(column(dead, |dead| dead.delivery.expires_at))
+            .bind(column(dead, |dead| &**dead.tenant))
+            .bind(column(dead, |dead| dead.died_at))
+            .bind(column(dead, |dead| dead.reason))
+            .bind(i16::from(DeliveryState::Dead.rank()));
+        add.execute(self).await?;
+        Ok(())
+    }
+
+    async fn put_receipts(&mut self, mut parcels: Vec<&Parcel>) -> Result<(), Failure> {
+        fn key(parcel: &Parcel) -> Option<&[u8]> {
+            parcel.receipt.as_ref().map(|receipt| &receipt.key[..])
+        }
+        // In the order in which everyone locks them.
+        parcels.sort_unstable_by_key(|parcel| key(parcel));
+        let put = sqlx::query(PUT_RECEIPTS)
+            .bind(column(&parcels, |parcel| key(parcel)))
+            .bind(column(&parcels, |parcel| parcel.receipt.as_ref().map(|receipt| &receipt.fingerprint[..])))
+            .bind(column(&parcels, |parcel| &parcel.message_id[..]))
+            .bind(column(&parcels, |parcel| signed(parcel.recipients() as u64)))
+            .bind(column(&parcels, |parcel| parcel.sent_at))
+            .bind(signed(RECEIPT_KEPT.as_millis() as u64));
+        if put.execute(self).await?.rows_affected() < parcels.len() as u64 {
+            return Err(raced());
+        }
+        Ok(())
+    }
+}
