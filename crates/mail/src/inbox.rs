@@ -91,11 +91,13 @@ impl MailService {
         self.desk.allow(call, Operation::TakeMail, agent)?;
         count_fits(settlings.len(), SETTLE_MAX, "messages to settle")?;
         for settling in &settlings {
-            if let Verdict::Nack { delay, reason } = &settling.verdict {
-                if delay.is_some_and(|delay| delay > NACK_DELAY_MAX) {
+            match &settling.verdict {
+                Verdict::Nack { delay, .. } if delay.is_some_and(|delay| delay > NACK_DELAY_MAX) => {
                     return Err(Error::invalid(format!("delay_ms is at most {}", NACK_DELAY_MAX.as_millis())));
                 }
-                reason_fits(reason.as_deref().unwrap_or_default())?;
+                Verdict::Nack { reason, .. } => reason_fits(reason.as_deref().unwrap_or_default())?,
+                Verdict::Refuse { reason } => reason_fits(reason)?,
+                Verdict::Ack | Verdict::Return | Verdict::Renew => {}
             }
         }
         let mailboxes = self.desk.mailboxes(call, agent).await?;
@@ -104,16 +106,16 @@ impl MailService {
         let settled = self.desk.mail.settle(tenant, &mailboxes, settlings, self.desk.clock.now()).await?;
         let mut put_back = false;
         for (said, result) in verdicts.iter().zip(&settled) {
-            let verdict = if result.is_ok() { said.word } else { "refused" };
+            let verdict = if result.is_ok() { said.word } else { "stale" };
             metrics::counter!("guildhall_mail_settled_total", "verdict" => verdict).increment(1);
             put_back |= said.puts_back && result.is_ok();
         }
-        // What was settled lets its sender's next one go. Whoever settled looks again by itself; others who wait at
-        // the same mailboxes may be elsewhere only when something was put back for them.
+        // What was settled lets its sender's next one go, which whoever settled looks for by itself; so only who waits
+        // here beside it is woken. What was put back is for anyone.
         if put_back {
             self.desk.waker.waiting(tenant, mailboxes, &call.trace);
         } else {
-            self.desk.waker.waiting_here(tenant, &mailboxes);
+            self.desk.waker.waiting_here(tenant, agent);
         }
         Ok(settled)
     }
@@ -241,6 +243,7 @@ impl Said {
         let (word, puts_back) = match verdict {
             Verdict::Ack => ("ack", false),
             Verdict::Nack { delay, .. } => ("nack", delay.is_some_and(|delay| delay.is_zero())),
+            Verdict::Refuse { .. } => ("refuse", false),
             Verdict::Return => ("return", true),
             Verdict::Renew => ("renew", false),
         };

@@ -11,7 +11,7 @@ use std::{
 
 use futures::{StreamExt, stream::BoxStream};
 use guildhall_domain::{
-    Clock, Entropy, Principal, Result, TenantId, TraceContext,
+    AgentId, Clock, Entropy, Principal, Result, TenantId, TraceContext,
     clock::new_ulid,
     mail::{Mailbox, MessageId, RequestState, subject},
     ports::{
@@ -95,9 +95,9 @@ impl Waker {
         self.tell(News::Waiting { tenant: tenant.clone(), mailboxes, trace: trace.clone() });
     }
 
-    /// Something may be taken that only those here wait for who share the mailbox with whoever made it so.
-    pub(crate) fn waiting_here(&self, tenant: &TenantId, mailboxes: &[Mailbox]) {
-        self.bells.ring(mailboxes.iter().map(|mailbox| Bell::Mailbox(tenant.clone(), mailbox.clone())));
+    /// Something may be taken from this agent's mailbox; whoever waits elsewhere finds it by itself.
+    pub(crate) fn waiting_here(&self, tenant: &TenantId, agent: &AgentId) {
+        self.bells.ring([Bell::Mailbox(tenant.clone(), Mailbox::Agent(agent.clone()))]);
     }
 
     /// A request was answered, moved on or ended.
