@@ -205,14 +205,36 @@ pub(crate) async fn answer<DB: Database>(
 where
     DB::Connection: Tables,
 {
-    let (tenant, by, answer) = (tenant.clone(), by.clone(), answer.clone());
+    let (of, by, answer) = (tenant.clone(), by.clone(), answer.clone());
     let scribe = Arc::clone(&sql.mail_scribe);
     let end = sql.writer.write_apart(move |tables| {
-        Box::pin(
-            async move { end_with_answer(tables, &scribe, (&tenant, request), (&by, &answer), response, now).await },
-        )
+        Box::pin(async move { end_with_answer(tables, &scribe, (&of, request), (&by, &answer), response, now).await })
     });
-    end.await
+    let (ended, counts) = end.await?;
+    if counts {
+        // The answer stands, counted or not; what was not, is missing from a count of five.
+        let _ = count(sql, tenant, &ended, now).await;
+    }
+    Ok(ended)
+}
+
+/// After the answer, in a transaction of its own: whoever sends locks the breaker before it takes the audit's number,
+/// and the answer's mail has taken that.
+async fn count<DB: Database>(sql: &Sql<DB>, tenant: &TenantId, ended: &Request, now: Timestamp) -> Result<()>
+where
+    DB::Connection: Tables,
+{
+    let (tenant, asked, failed) = (tenant.clone(), ended.to.clone(), ended.state == RequestState::Failed);
+    let count = sql.writer.write_apart(move |tables| {
+        Box::pin(async move {
+            if failed {
+                tables.add_failures(&tenant, &asked, 1, now).await
+            } else {
+                tables.close_breaker(&tenant, &asked).await
+            }
+        })
+    });
+    count.await
 }
 
 pub(crate) async fn cancel<DB: Database>(

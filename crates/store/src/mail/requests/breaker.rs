@@ -18,6 +18,7 @@ const ADD_FAILURES: &str = "INSERT INTO breakers (tenant, sort, name, failures, 
     ON CONFLICT (tenant, sort, name) DO UPDATE SET failures = breakers.failures + $4,
         open_until = CASE WHEN breakers.failures + $4 >= $5
             AND (breakers.open_until IS NULL OR breakers.open_until <= $6) THEN $7 ELSE breakers.open_until END";
+const HAS_FAILED: &str = "SELECT COUNT(*) FROM breakers WHERE tenant = $1 AND sort = $2 AND name = $3";
 const CLOSE: &str = "DELETE FROM breakers WHERE tenant = $1 AND sort = $2 AND name = $3";
 
 pub(crate) trait Breakers: Send {
@@ -29,6 +30,8 @@ pub(crate) trait Breakers: Send {
         failures: i64,
         now: Timestamp,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Whether there is anything to forget of it.
+    fn has_failed(&mut self, tenant: &TenantId, asked: &Mailbox) -> impl Future<Output = Result<bool, Failure>> + Send;
     fn close_breaker(&mut self, tenant: &TenantId, asked: &Mailbox)
     -> impl Future<Output = Result<(), Failure>> + Send;
 }
@@ -53,6 +56,12 @@ macro_rules! breakers {
                     .bind((now + OPEN).as_millis());
                 add.execute(self).await?;
                 Ok(())
+            }
+
+            async fn has_failed(&mut self, tenant: &TenantId, asked: &Mailbox) -> Result<bool, Failure> {
+                let find = sqlx::query_scalar(HAS_FAILED).bind(tenant.as_str()).bind(asked.sort()).bind(asked.name());
+                let found: i64 = find.fetch_one(self).await?;
+                Ok(found > 0)
             }
 
             async fn close_breaker(&mut self, tenant: &TenantId, asked: &Mailbox) -> Result<(), Failure> {
