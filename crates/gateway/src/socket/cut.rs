@@ -3,7 +3,10 @@
 use axum::extract::ws::{CloseFrame, Utf8Bytes};
 use guildhall_domain::{Error, ErrorCode};
 
-use super::{frame::Reference, tell};
+use super::{
+    frame::{FRAME_MAX_BYTES, Reference},
+    tell,
+};
 
 #[derive(Debug, Clone)]
 pub(super) enum Cut {
@@ -17,6 +20,10 @@ pub(super) enum Cut {
     Silent,
     /// Too many frames in a row that do not fit.
     Nonsense,
+    /// A frame larger than any may be.
+    TooLarge,
+    /// A text frame that is not UTF-8.
+    NotText,
     /// The gateway stops.
     Stopping,
 }
@@ -30,6 +37,8 @@ impl Cut {
             Self::Slow => "slow",
             Self::Silent => "silent",
             Self::Nonsense => "nonsense",
+            Self::TooLarge => "too_large",
+            Self::NotText => "not_text",
             Self::Stopping => "stopping",
         }
     }
@@ -44,6 +53,9 @@ impl Cut {
             Self::Left => 4404,
             Self::Slow | Self::Silent => 4408,
             Self::Nonsense => 4400,
+            // The protocol's own: "message too big", "invalid payload data".
+            Self::TooLarge => 1009,
+            Self::NotText => 1007,
             // "Service restart": come again.
             Self::Stopping => 1012,
         }
@@ -58,6 +70,11 @@ impl Cut {
             ),
             Self::Silent => Error::timeout("the socket was closed: its client did not answer two pings"),
             Self::Nonsense => Error::invalid("the socket was closed: too many frames in a row did not fit"),
+            Self::TooLarge => Error::new(
+                ErrorCode::PayloadTooLarge,
+                format!("the socket was closed: a frame is at most {FRAME_MAX_BYTES} bytes"),
+            ),
+            Self::NotText => Error::invalid("the socket was closed: a text frame is UTF-8"),
             Self::Stopping => Error::unavailable("this gateway is stopping; open the socket again"),
         }
     }

@@ -16,7 +16,7 @@ use guildhall_domain::{
     Call, Error, ErrorCode, Principal, Result,
     mail::{
         Body, Delivered, Lease, MessageId, NewMessage, Recipient,
-        delivery::{LEASE, Settling, TAKE_MAX_BYTES, TakeMail, Verdict},
+        delivery::{LEASE, NACK_DELAY_MAX, Settling, TAKE_MAX_BYTES, TakeMail, Verdict},
         kind,
     },
 };
@@ -37,6 +37,8 @@ const RENEW_AGAIN: Duration = Duration::from_secs(10);
 const SETTLE_MAX: usize = 1_000;
 /// What a client may have under way before no more is read from it.
 const SETTLINGS_ROOMY: usize = 1_000;
+/// Of a nack.
+const REASON_MAX_BYTES: usize = 512;
 /// What begins the name of every hand that takes for a socket.
 const HANDS: &str = "ws/";
 
@@ -239,7 +241,7 @@ impl Door {
                 Ok(_) => Verdict::Ack,
                 // Nobody is there to be answered.
                 Err(error) if matches!(error.code, ErrorCode::NotFound | ErrorCode::MailboxFull) => Verdict::Ack,
-                Err(error) => Verdict::Nack { delay: None, reason: Some(format!("it could not be answered: {error}")) },
+                Err(error) => Verdict::Nack { delay: None, reason: Some("the hall could not answer it".to_owned()) },
             };
             self.settle(socket, None, Settling { message_id: ping.message.message_id, lease: ping.lease, verdict });
         }
@@ -385,11 +387,14 @@ fn pong(ping: &Delivered) -> NewMessage {
     }
 }
 
-/// What a nack says, within its bounds.
+/// What a nack says, within the bounds of the port: it goes there together with others, which it must not take along.
 pub(super) fn nack(delay_ms: Option<u64>, reason: Option<String>) -> Result<Verdict> {
     let delay = delay_ms.map(Duration::from_millis);
-    if delay.is_some_and(|delay| delay > guildhall_domain::mail::delivery::NACK_DELAY_MAX) {
-        return Err(Error::invalid("delay_ms is at most 3600000, one hour"));
+    if delay.is_some_and(|delay| delay > NACK_DELAY_MAX) {
+        return Err(Error::invalid(format!("delay_ms is at most {}", NACK_DELAY_MAX.as_millis())));
+    }
+    if reason.as_ref().is_some_and(|reason| reason.len() > REASON_MAX_BYTES || reason.chars().any(char::is_control)) {
+        return Err(Error::invalid(format!("reason is {REASON_MAX_BYTES} bytes at most, without control characters")));
     }
     Ok(Verdict::Nack { delay, reason })
 }

@@ -83,8 +83,8 @@ impl Outbox {
         self.writer.wake();
     }
 
-    pub(super) fn is_cut(&self) -> bool {
-        self.waiting.lock().cut.is_some()
+    pub(super) fn cut_by(&self) -> Option<Cut> {
+        self.waiting.lock().cut.clone()
     }
 
     /// Cuts off a client that does not read.
@@ -148,7 +148,7 @@ mod tests {
         for _ in 0..8 {
             outbox.push(text.clone());
         }
-        assert!(!outbox.has_room() && !outbox.is_cut());
+        assert!(!outbox.has_room() && outbox.cut_by().is_none());
         outbox.push("y".into());
         assert!(matches!(outbox.next(), Next::Cut(Cut::Slow)));
         assert_eq!(outbox.waiting.lock().bytes, 0, "what nobody reads is not kept");

@@ -16,7 +16,7 @@ use std::{
 use axum::extract::ws::Utf8Bytes;
 use futures::StreamExt as _;
 use guildhall_domain::{
-    AgentId, TenantId, agent,
+    AgentId, Error, TenantId, agent,
     ports::bus::{Hint, Subject},
 };
 use parking_lot::Mutex;
@@ -204,6 +204,12 @@ impl Door {
             }
             Word::Left
         } else {
+            if let Some(reason) = rest.get("paused").and_then(Value::as_str) {
+                let paused = Error::denied(format!("an administrator paused this agent: {reason}"));
+                for socket in self.sockets.of(tenant, &agent_id) {
+                    socket.outbox.cut(Cut::ShutOut(paused.clone()));
+                }
+            }
             return self.sockets.set_pool(tenant, &agent_id, pool);
         };
         rest.retain(|field, value| TOLD.contains(&field.as_str()) && !value.is_null());

@@ -69,12 +69,7 @@ impl Door {
             posted: 0,
             arrived: 0,
         };
-        self.streams.insert(socket.id, stream.clone(), end)?;
-        if socket.outbox.is_cut() || self.sockets.find(&socket.tenant, &socket.agent, socket.id).is_none() {
-            // It ended while the other side was looked for.
-            self.streams.remove(socket.id, &stream);
-            return Ok(());
-        }
+        self.streams.insert(socket.id, stream.clone(), end).map_err(|(_, error)| error)?;
         self.pass(socket.id, &stream, Say::Offer { from: own, credit, metadata });
         Ok(())
     }

@@ -38,6 +38,9 @@ const METADATA_MAX_BYTES: usize = 4 * 1024;
 const REASON_MAX_BYTES: usize = 256;
 /// A stream that nobody accepts by then ends.
 const ACCEPT_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const DROPPED: &str = "the other side's socket has closed";
+/// Its agent has a newer socket: there it can be opened anew.
+pub(super) const MOVED: &str = "moved";
 
 /// What the other side may send: so many frames, and so many bytes of data in them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,14 +116,17 @@ type OfSocket = HashMap<Arc<str>, End>;
 pub(super) struct Streams(Mutex<HashMap<SocketId, OfSocket>>);
 
 impl Streams {
-    fn insert(&self, socket: SocketId, stream: Arc<str>, end: End) -> Result<()> {
+    /// Gives the side back when there is no place for it.
+    fn insert(&self, socket: SocketId, stream: Arc<str>, end: End) -> Result<(), (Box<End>, Error)> {
         let mut ends = self.0.lock();
         let of_socket = ends.entry(socket).or_default();
         if of_socket.len() >= PER_SOCKET_MAX {
-            return Err(Error::invalid(format!("a socket has at most {PER_SOCKET_MAX} streams; close one")));
+            let full = Error::invalid(format!("a socket has at most {PER_SOCKET_MAX} streams; close one"));
+            return Err((Box::new(end), full));
         }
         if of_socket.contains_key(&stream) {
-            return Err(Error::conflict(format!("there is a stream {stream:?} on this socket already")));
+            let taken = Error::conflict(format!("there is a stream {stream:?} on this socket already"));
+            return Err((Box::new(end), taken));
         }
         of_socket.insert(stream, end);
         metrics::gauge!("guildhall_socket_streams_open").increment(1.0);
@@ -144,14 +150,25 @@ impl Streams {
         self.0.lock().get_mut(&socket)?.get_mut(stream).map(act)
     }
 
+    fn of(&self, socket: SocketId) -> Vec<Arc<str>> {
+        self.0.lock().get(&socket).map(|of_socket| of_socket.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    fn each(&self, mut see: impl FnMut(SocketId, &Arc<str>, &End)) {
+        for (socket, of_socket) in &*self.0.lock() {
+            of_socket.iter().for_each(|(stream, end)| see(*socket, stream, end));
+        }
+    }
+
     /// The streams whose side here fits, to be ended.
     fn those(&self, fits: impl Fn(&End) -> bool) -> Vec<(SocketId, Arc<str>)> {
-        let ends = self.0.lock();
-        ends.iter()
-            .flat_map(|(socket, of_socket)| of_socket.iter().map(move |(stream, end)| (*socket, stream, end)))
-            .filter(|(_, _, end)| fits(end))
-            .map(|(socket, stream, _)| (socket, stream.clone()))
-            .collect()
+        let mut those = Vec::new();
+        self.each(|socket, stream, end| {
+            if fits(end) {
+                those.push((socket, stream.clone()));
+            }
+        });
+        those
     }
 }
 
@@ -190,8 +207,8 @@ impl Door {
 
     /// The socket has ended, and its streams with it.
     pub(super) fn leave_streams(self: &Arc<Self>, socket: &Socket, reason: &str) {
-        for (id, stream) in self.streams.of(socket.id) {
-            self.end_stream(id, &stream, reason);
+        for stream in self.streams.of(socket.id) {
+            self.end_stream(socket.id, &stream, reason);
         }
     }
 
@@ -208,19 +225,16 @@ impl Door {
         {
             self.end_stream(socket, &stream, "nobody accepted it within 10 s");
         }
+        // A socket may have ended while its side was being made.
+        let orphaned = |end: &End| self.sockets.of(&end.tenant, &end.agent).is_empty();
+        for (socket, stream) in self.streams.those(orphaned) {
+            self.end_stream(socket, &stream, DROPPED);
+        }
         let elsewhere = |end: &End| end.peer.node != self.hall.node;
         let gone = |end: &End| elsewhere(end) && self.fellows.is_gone(&end.peer.node);
         for (socket, stream) in self.streams.those(gone) {
             self.end_stream(socket, &stream, "the other side's gateway is gone");
         }
-    }
-}
-
-impl Streams {
-    fn of(&self, socket: SocketId) -> Vec<(SocketId, Arc<str>)> {
-        let ends = self.0.lock();
-        ends.get(&socket).map(|of_socket| of_socket.keys().map(|stream| (socket, stream.clone())).collect())
-            .unwrap_or_default()
     }
 }
 
