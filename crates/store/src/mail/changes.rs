@@ -27,10 +27,6 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.changed.is_empty() && self.reopened.is_empty() && self.mailboxes.is_empty()
-    }
-
     /// A delivery that was open.
     pub(crate) fn put(&mut self, mailbox: &MailboxRow, row: DeliveryRow, now: Timestamp) {
         if !row.open {

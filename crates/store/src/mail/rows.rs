@@ -45,7 +45,7 @@ impl MailboxRow {
 }
 
 /// Where a delivery stands in the one index that all of them stand in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, FromRow)]
 pub(crate) struct Place {
     pub(crate) mailbox: i64,
     pub(crate) priority: i16,
@@ -89,10 +89,6 @@ pub(crate) struct DeliveryRow {
 impl DeliveryRow {
     pub(crate) fn place(&self) -> Place {
         Place { mailbox: self.mailbox, priority: self.priority, number: self.number }
-    }
-
-    pub(crate) fn message_id(&self) -> Result<MessageId> {
-        Ok(MessageId::from_bytes(bytes(&self.message_id)?))
     }
 
     pub(crate) fn is(&self, state: DeliveryState) -> bool {
