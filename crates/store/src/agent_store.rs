@@ -187,6 +187,7 @@ where
                     return Ok(None);
                 }
                 tables.next_access_version().await?;
+                tables.remove_from_all_topics(&tenant, &agent).await?;
                 scribe.record(tables, &[audit]).await?;
                 Ok(Some(count(version)?))
             })

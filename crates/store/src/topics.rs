@@ -25,6 +25,7 @@ const SUBSCRIBERS_COUNT: &str = "SELECT COUNT(*) FROM topic_subscribers WHERE te
 const PUT_SUBSCRIBER: &str = "INSERT INTO topic_subscribers (tenant, topic, agent_id, filter, since)
     VALUES ($1, $2, $3, $4, $5) ON CONFLICT (tenant, topic, agent_id) DO UPDATE SET filter = excluded.filter";
 const REMOVE_SUBSCRIBER: &str = "DELETE FROM topic_subscribers WHERE tenant = $1 AND topic = $2 AND agent_id = $3";
+const REMOVE_FROM_ALL: &str = "DELETE FROM topic_subscribers WHERE tenant = $1 AND agent_id = $2";
 const SUBSCRIBERS: &str = "SELECT agent_id, filter, since FROM topic_subscribers
     WHERE tenant = $1 AND topic = $2 ORDER BY agent_id";
 const TOPICS: &str = "SELECT topic, MAX(version) AS version, CAST(SUM(subscribers) AS BIGINT) AS subscribers FROM (
@@ -37,6 +38,8 @@ const BEGIN_FEED: &str = "INSERT INTO topic_feeds (tenant, topic, position, sinc
     ON CONFLICT DO NOTHING";
 const END_FEED: &str = "DELETE FROM topic_feeds WHERE tenant = $1 AND topic = $2 AND NOT EXISTS
     (SELECT 1 FROM topic_subscribers WHERE tenant = $1 AND topic = $2)";
+const END_FEEDS: &str = "DELETE FROM topic_feeds WHERE tenant = $1 AND NOT EXISTS
+    (SELECT 1 FROM topic_subscribers WHERE tenant = $1 AND topic = topic_feeds.topic)";
 const FEEDS: &str = "SELECT tenant, topic, position, since FROM topic_feeds ORDER BY tenant, topic";
 /// `since` tells a feed from one of the same topic that ended before it.
 const MOVE_FEED: &str = "UPDATE topic_feeds SET position = $5
@@ -155,6 +158,12 @@ pub(crate) trait TopicTables: Send {
         topic: &Topic,
         agent: &AgentId,
     ) -> impl Future<Output = Result<bool, Failure>> + Send;
+    /// The agent leaves.
+    fn remove_from_all_topics(
+        &mut self,
+        tenant: &TenantId,
+        agent: &AgentId,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
     fn subscribers(
         &mut self,
         tenant: &TenantId,
@@ -239,6 +248,14 @@ macro_rules! topic_tables {
                 }
                 sqlx::query(END_FEED).bind(tenant.as_str()).bind(topic.as_str()).execute(self).await?;
                 Ok(true)
+            }
+
+            async fn remove_from_all_topics(&mut self, tenant: &TenantId, agent: &AgentId) -> Result<(), Failure> {
+                let remove = sqlx::query(REMOVE_FROM_ALL).bind(tenant.as_str()).bind(agent.as_str());
+                if remove.execute(&mut *self).await?.rows_affected() > 0 {
+                    sqlx::query(END_FEEDS).bind(tenant.as_str()).execute(self).await?;
+                }
+                Ok(())
             }
 
             async fn subscribers(&mut self, tenant: &TenantId, topic: &Topic) -> Result<Vec<SubscriberRow>, Failure> {

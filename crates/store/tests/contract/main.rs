@@ -8,6 +8,7 @@ mod chain;
 mod commits;
 mod engines;
 mod migrations;
+mod subscribers;
 mod tampering;
 
 use guildhall_testkit::{mail_store_contract, store_contract, topic_store_contract};

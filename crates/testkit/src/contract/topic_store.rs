@@ -21,7 +21,7 @@ use serde_json::json;
 use super::{
     eventually, insist,
     mail_store::letter,
-    store::{NOW, Replica, Stage, act_in, hall, id, tenant},
+    store::{NOW, Replica, Stage, act_in, hall, id, register_named, tenant},
 };
 
 /// Stamps the whole suite for one engine, bare and behind faults. `$stage` names an async function that gives
@@ -35,6 +35,7 @@ macro_rules! topic_store_contract {
             of_two_who_set_a_schema_at_once_one_is_told
             subscribing_again_changes_the_filter_and_keeps_the_first_moment
             a_feed_is_there_as_long_as_its_topic_has_subscribers
+            an_agent_that_leaves_subscribes_to_nothing_any_more
             topics_are_those_with_a_schema_or_subscribers_in_their_order
             an_event_that_was_brought_is_not_brought_again
             an_event_for_one_whose_mailbox_is_full_is_brought_to_the_others
@@ -246,6 +247,24 @@ pub async fn a_feed_is_there_as_long_as_its_topic_has_subscribers(stage: &Stage)
     feeds_become(&one, &[feeds[0].clone(), feeds[2].clone()]).await;
     subscribe(&one, &hall(), "ci", "eve", None, at(6)).await;
     feeds_become(&other, &[feeds[0].clone(), feed(&hall(), "ci", 0, at(6)), feeds[2].clone()]).await;
+}
+
+pub async fn an_agent_that_leaves_subscribes_to_nothing_any_more(stage: &Stage) {
+    let replica = stage.replica("one");
+    for agent in ["ada", "bob"] {
+        register_named(&replica, agent).await;
+        subscribe(&replica, &hall(), "ci", agent, None, at(1)).await;
+    }
+    for topic in ["cd", "ops"] {
+        subscribe(&replica, &hall(), topic, "ada", None, at(1)).await;
+    }
+    subscribe(&replica, &tenant("red"), "cd", "ada", None, at(1)).await;
+    insist(async || replica.agents.remove(&hall(), &id("ada"), act_in(&hall(), "agent.remove", "ada")).await)
+        .await
+        .unwrap();
+    subscribers_become(&replica, &hall(), "ci", &[("bob", None, at(1))]).await;
+    subscribers_become(&replica, &hall(), "cd", &[]).await;
+    feeds_become(&replica, &[feed(&hall(), "ci", 0, at(1)), feed(&tenant("red"), "cd", 0, at(1))]).await;
 }
 
 pub async fn topics_are_those_with_a_schema_or_subscribers_in_their_order(stage: &Stage) {
