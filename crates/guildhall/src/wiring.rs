@@ -3,17 +3,24 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use guildhall_agent_registry::{self as agent_registry, Registry, grpc};
+use guildhall_agent_registry::{self as agent_registry, Registry};
 use guildhall_config::{AuthMode, Config, Service};
 use guildhall_domain::{
     Result,
     agent::PresenceRule,
-    ports::{AgentRegistry, hot::Rate},
+    ports::{
+        AgentRegistry, Mail, Topics,
+        bus::{NodeName, Retention},
+        hot::Rate,
+        mail_store::MailboxBound,
+    },
 };
 use guildhall_gateway::{self as gateway, Admission, Gateway};
 use guildhall_guard::{Policy, policy::RoleRule};
-use guildhall_rpc::{RemoteOptions, ServeOptions, Transport};
-use guildhall_runtime::{Listener, Policy as TaskPolicy, admin};
+use guildhall_mail::{self as mail, MailService};
+use guildhall_outbound::{Outbound, OutboundOptions};
+use guildhall_rpc::{Beside, RemoteOptions, ServeOptions, Transport};
+use guildhall_runtime::{Listener, Policy as TaskPolicy, Task, admin};
 use guildhall_store::Store;
 use tokio_util::sync::CancellationToken;
 
@@ -36,10 +43,13 @@ pub(crate) async fn up(config: &Config, ready: impl FnOnce(Endpoints) + Send + '
     let stages = Stages::default();
     let schema = process.keep_database(config, &store);
     engines.watch(config, &process);
-    let core = start_registry(config, &process, &engines, &store, schema, &stages)?;
+    let core = start_registry(config, &process, &engines, &store, schema.clone(), &stages)?;
+    let (mail, topics) = start_mail(config, &process, &engines, &store, core.clone(), schema, &stages)?;
     // The same way as over a socket, with the same deadlines and limits, less the socket.
-    let registry = grpc::client(Transport::in_process(grpc::server(core)));
-    doors.open(start_gateway(config, &process, &engines, registry, &stages)?, &process, &stages);
+    let (mail, topics) = mail::grpc::client(Transport::in_process(mail::grpc::server(mail, topics)));
+    let registry = agent_registry::grpc::client(Transport::in_process(agent_registry::grpc::server(core)));
+    let services = Services { registry, mail, topics };
+    doors.open(start_gateway(config, &process, &engines, services, &stages)?, &process, &stages);
     when_ready(&process, move || ready(endpoints));
     process.end(stages, Some(store)).await
 }
@@ -74,10 +84,12 @@ fn run_registry(
     let address = listener.address();
     let store = engines.store(config, Service::AgentRegistry.as_str())?;
     let schema = process.keep_database(config, &store);
-    let core = start_registry(config, process, engines, &store, schema, stages)?;
+    let core = start_registry(config, process, engines, &store, schema.clone(), stages)?;
+    let (mail, topics) = start_mail(config, process, engines, &store, core.clone(), schema, stages)?;
+    let server = Beside::new(agent_registry::grpc::server(core), mail::grpc::server(mail, topics));
     let options = ServeOptions { cluster_secret: config.cluster.secret.clone() };
     let shutdown = process.shutdown.clone();
-    let serve = async move { guildhall_rpc::serve(listener, grpc::server(core), options, &shutdown).await };
+    let serve = async move { guildhall_rpc::serve(listener, server, options, &shutdown).await };
     process.tasks.spawn("grpc", TaskPolicy::Critical, stages.listeners.running.track_future(serve));
     Ok((address, Some(store)))
 }
@@ -92,8 +104,10 @@ fn run_gateway(
     let address = doors.endpoints().http;
     let options =
         RemoteOptions { cluster_secret: config.cluster.secret.clone(), ..RemoteOptions::new("agent-registry") };
-    let registry = grpc::client(Transport::remote(&config.agent_registry.endpoints, options)?);
-    doors.open(start_gateway(config, process, engines, registry, stages)?, process, stages);
+    let transport = Transport::remote(&config.agent_registry.endpoints, options)?;
+    let (mail, topics) = mail::grpc::client(transport.clone());
+    let services = Services { registry: agent_registry::grpc::client(transport), mail, topics };
+    doors.open(start_gateway(config, process, engines, services, stages)?, process, stages);
     // The gateway keeps nothing in the database; where it is told of one, `/health` says whether that answers.
     if config.database.is_embedded() {
         return Ok((address, None));
@@ -155,28 +169,73 @@ fn start_registry(
         },
         token_ttl: config.auth.token_ttl,
     });
+    spawn_once_migrated(tasks, &schema, process, stages);
+    Ok(registry)
+}
+
+/// Mail and topics, in the process of the registry, whose core they ask.
+fn start_mail(
+    config: &Config,
+    process: &Process,
+    engines: &Engines,
+    store: &Store,
+    registry: Arc<dyn AgentRegistry>,
+    schema: CancellationToken,
+    stages: &Stages,
+) -> Result<(Arc<dyn Mail>, Arc<dyn Topics>)> {
+    let (mail, topics, tasks) = MailService::start(mail::Options {
+        mail: store.mail(),
+        topics: store.topics(),
+        registry,
+        bus: engines.bus.clone(),
+        hot: engines.hot.clone(),
+        policy: policy(config)?,
+        clock: process.clock.clone(),
+        entropy: process.entropy.clone(),
+        bound: MailboxBound { messages: config.mail.mailbox_messages },
+        retention: Retention { age: config.retention.mail_age, bytes: config.retention.mail_size },
+        outbound: Outbound::new(OutboundOptions {
+            allow_private: config.outbound.allow.clone(),
+            ..OutboundOptions::default()
+        }),
+    });
+    spawn_once_migrated(tasks, &schema, process, stages);
+    Ok((mail, topics))
+}
+
+/// Before the schema is there every try would fail, and say so.
+fn spawn_once_migrated(tasks: Vec<Task>, schema: &CancellationToken, process: &Process, stages: &Stages) {
     for task in tasks {
         let schema = schema.clone();
         stages.registry.spawn(process, task.name, move |stop| async move {
-            // Before that every try would fail, and say so.
             tokio::select! {
                 () = schema.cancelled() => (task.run)(stop).await,
                 () = stop.cancelled() => {}
             }
         });
     }
-    Ok(registry)
+}
+
+/// What the gateway asks, wherever it runs.
+struct Services {
+    registry: Arc<dyn AgentRegistry>,
+    mail: Arc<dyn Mail>,
+    topics: Arc<dyn Topics>,
 }
 
 fn start_gateway(
     config: &Config,
     process: &Process,
     engines: &Engines,
-    registry: Arc<dyn AgentRegistry>,
+    services: Services,
     stages: &Stages,
 ) -> Result<axum::Router> {
+    let Services { registry, mail, topics } = services;
     let options = gateway::Options {
         registry,
+        mail,
+        topics,
+        node: NodeName::random(&*process.entropy),
         hot: engines.hot.clone(),
         bus: engines.bus.clone(),
         clock: process.clock.clone(),

@@ -14,12 +14,16 @@ mod faults;
 mod identity;
 mod life;
 mod limits;
+mod mail;
+mod mail_commands;
 mod mcp_new;
 mod mcp_old;
 mod presence;
+mod requests;
 mod resources;
 mod tokens;
 mod tools;
+mod topics;
 
 /// A scenario that is stamped by hand could run on one shape only.
 #[test]

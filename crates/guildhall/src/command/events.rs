@@ -84,7 +84,7 @@ struct Reading {
 #[derive(Deserialize)]
 struct Page {
     events: Vec<TopicEvent>,
-    next_after: Option<u64>,
+    next: Option<u64>,
 }
 
 /// The hall says something at least every 15 s on a stream that lives.
@@ -169,7 +169,7 @@ impl Reading {
             let page: Page = hall.get(&path, &query).await?;
             page.events.iter().try_for_each(|event| self.show(event))?;
             shown += page.events.len();
-            after = page.next_after;
+            after = page.next;
             if after.is_none() {
                 break;
             }
