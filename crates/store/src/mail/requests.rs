@@ -116,6 +116,8 @@ async fn end_with_answer(
         let there = find(tables, tenant, request).await?;
         return if is_answered_with(&there, by, answer) { Ok((there, false)) } else { Err(over(&there)) };
     };
+    // Who waits has the answer in its hands.
+    let response = response.filter(|_| !ended.waits());
     let ended = ended.request()?;
     let counts = ended.state == RequestState::Failed || tables.has_failed(tenant, &ended.to).await?;
     follow(tables, scribe, tenant, response).await?;

@@ -59,6 +59,7 @@ pub(crate) struct RequestRow {
     name: String,
     asked_at: i64,
     deadline: i64,
+    waits: bool,
     state: i16,
     progress: Option<String>,
     answered_by: Option<String>,
@@ -68,6 +69,11 @@ pub(crate) struct RequestRow {
 }
 
 impl RequestRow {
+    /// Its requester does nothing else until the answer is there.
+    pub(crate) fn waits(&self) -> bool {
+        self.waits
+    }
+
     pub(crate) fn tenant(&self) -> Result<TenantId> {
         self.tenant.parse()
     }
