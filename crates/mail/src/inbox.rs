@@ -1,9 +1,13 @@
 //! Mailboxes as their owners see them: taking what waits, settling it, looking without taking.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use guildhall_domain::{
-    AgentId, AgentQuery, Call, Error, Result,
+    AgentId, AgentQuery, Call, Error, Result, TenantId, TraceContext,
     mail::{
         Delivered, Mailbox, Message, MessageId,
         delivery::{History, HistoryQuery, NACK_DELAY_MAX, Settling, TAKE_MAX, TakeMail, Tracked, Unread, Verdict},
@@ -52,32 +56,21 @@ impl MailService {
                 now: self.desk.clock.now(),
             })
         };
-        let taken = self.desk.waker.look_until(until, bells, look, |taken| !taken.is_empty()).await?;
+        let taken = self.desk.waker.look_until(until, bells, look, |taken| !taken.mail.is_empty()).await?.hand_over();
         metrics::counter!("guildhall_mail_taken_total").increment(taken.len() as u64);
         Ok(taken)
     }
 
     /// Runs to its end even when the caller goes meanwhile: what nobody is left to be given is put back at once, and
     /// not when its lease has run out.
-    async fn take_or_put_back(&self, taking: Taking) -> Result<Vec<Delivered>> {
+    async fn take_or_put_back(&self, taking: Taking) -> Result<InHand> {
         let (answer, taken) = oneshot::channel();
         let desk = self.desk.clone();
         tokio::spawn(async move {
             let (tenant, mailboxes) = (taking.tenant.clone(), taking.mailboxes.clone());
-            let Err(Ok(unwanted)) = answer.send(desk.mail.take(taking).await) else { return };
-            if unwanted.is_empty() {
-                return;
-            }
-            let put_back = |one: Delivered| Settling {
-                message_id: one.message.message_id,
-                lease: one.lease,
-                verdict: Verdict::Return,
-            };
-            let settlings = unwanted.into_iter().map(put_back).collect();
-            match desk.mail.settle(&tenant, &mailboxes, settlings, desk.clock.now()).await {
-                Ok(_) => desk.waker.waiting(&tenant, mailboxes, &Default::default()),
-                Err(error) => tracing::debug!(%error, "mail that nobody was left to take comes back with its lease"),
-            }
+            let taken = desk.mail.take(taking).await;
+            // Whether or not it gets there: dropped on its way, it is put back.
+            let _ = answer.send(taken.map(|mail| InHand { mail, tenant, mailboxes, desk }));
         });
         taken.await.unwrap_or_else(|_| Err(Error::internal("taking mail broke off; the log has the cause")))
     }
@@ -204,7 +197,7 @@ impl Desk {
             }
             return Ok(pools);
         }
-        let asked: std::collections::HashSet<&AgentId> = agents.iter().collect();
+        let asked: HashSet<&AgentId> = agents.iter().collect();
         self.each_page(call, AgentQuery::default(), |page| {
             let of_these = page.iter().filter(|agent| asked.contains(&agent.agent_id));
             pools.extend(of_these.filter_map(|agent| Some((agent.agent_id.clone(), agent.pool.clone()?))));
@@ -212,6 +205,43 @@ impl Desk {
         })
         .await?;
         Ok(pools)
+    }
+}
+
+/// Mail that was taken and is on its way to its taker. Dropped, it is put back.
+struct InHand {
+    mail: Vec<Delivered>,
+    tenant: TenantId,
+    mailboxes: Vec<Mailbox>,
+    desk: Arc<Desk>,
+}
+
+impl InHand {
+    fn hand_over(mut self) -> Vec<Delivered> {
+        std::mem::take(&mut self.mail)
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        if self.mail.is_empty() {
+            return;
+        }
+        // Without a runtime the process is ending.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let put_back = |one: &Delivered| Settling {
+            message_id: one.message.message_id,
+            lease: one.lease,
+            verdict: Verdict::Return,
+        };
+        let settlings = self.mail.iter().map(put_back).collect();
+        let (tenant, mailboxes, desk) = (self.tenant.clone(), std::mem::take(&mut self.mailboxes), self.desk.clone());
+        runtime.spawn(async move {
+            match desk.mail.settle(&tenant, &mailboxes, settlings, desk.clock.now()).await {
+                Ok(_) => desk.waker.waiting(&tenant, mailboxes, &TraceContext::default()),
+                Err(error) => tracing::debug!(%error, "mail that nobody was left to take comes back with its lease"),
+            }
+        });
     }
 }
 
