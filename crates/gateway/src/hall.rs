@@ -5,23 +5,31 @@ use std::{sync::Arc, time::Duration};
 use futures::StreamExt as _;
 use guildhall_domain::{
     AgentId, Clock, TenantId, agent,
+    mail::{self, Mailbox},
     ports::{
         AgentRegistry, Bus, Hot, Mail, Topics,
         bus::{NodeName, Subject},
     },
 };
 use guildhall_guard::{audit::Recorder, policy::Policy};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use tokio::sync::broadcast;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{heartbeats::Heartbeats, identity::Identity, limits::Limits, tools::ToolRouter};
+use crate::{heartbeats::Heartbeats, identity::Identity, limits::Limits, tools::ToolRouter, unread::UnreadCounts};
 
 /// An agent's record or presence has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AgentChanged {
     pub(crate) tenant: TenantId,
     pub(crate) agent_id: AgentId,
+}
+
+/// Something may be taken from these mailboxes that was not there before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MailWaiting {
+    pub(crate) tenant: TenantId,
+    pub(crate) mailboxes: Arc<[Mailbox]>,
 }
 
 /// A listener that falls further behind is told so, and takes everything it watches as changed.
@@ -46,6 +54,9 @@ pub(crate) struct Hall {
     /// Takes tool calls for the audit chain, behind the answer.
     pub(crate) recorder: Recorder,
     pub(crate) agents_changed: broadcast::Sender<AgentChanged>,
+    pub(crate) mail_waiting: broadcast::Sender<MailWaiting>,
+    /// Shared with every hand that takes mail.
+    pub(crate) unread: Arc<UnreadCounts>,
     /// Mail that was handed over and is being acknowledged, or given back.
     pub(crate) settlings: TaskTracker,
     /// The gateway is to stop: whoever waits for something is answered with what there is.
@@ -64,7 +75,7 @@ pub(crate) async fn settle_last(settlings: TaskTracker, drained: CancellationTok
     }
 }
 
-pub(crate) fn changes() -> broadcast::Sender<AgentChanged> {
+pub(crate) fn changes<T: Clone>() -> broadcast::Sender<T> {
     broadcast::channel(CHANGES_BOUND).0
 }
 
@@ -73,38 +84,51 @@ struct AboutAgent {
     agent_id: AgentId,
 }
 
+#[derive(Deserialize)]
+struct AboutMail {
+    mailboxes: Vec<Mailbox>,
+}
+
 /// Turns hints of the bus into changes, and goes on when the bus was away.
-pub(crate) async fn follow_agents(
-    bus: Arc<dyn Bus>,
-    changed: broadcast::Sender<AgentChanged>,
-    stop: CancellationToken,
-) {
-    let follow = |subject: Subject| {
-        let (bus, changed) = (bus.clone(), changed.clone());
+pub(crate) async fn follow_changes(hall: Arc<Hall>, stop: CancellationToken) {
+    let agents = |subject| {
+        let hall = hall.clone();
         async move {
-            loop {
-                if let Ok(mut hints) = bus.hints(subject).await {
-                    while let Some(hint) = hints.next().await {
-                        if let Ok(about) = serde_json::from_slice::<AboutAgent>(&hint.envelope.payload) {
-                            let tenant = hint.envelope.principal.tenant;
-                            // No receiver: nobody watches, which is no fault.
-                            let _ = changed.send(AgentChanged { tenant, agent_id: about.agent_id });
-                        }
-                    }
-                }
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
+            follow(&*hall.bus, subject, |tenant, about: AboutAgent| {
+                // No receiver: nobody watches, which is no fault.
+                let _ = hall.agents_changed.send(AgentChanged { tenant, agent_id: about.agent_id });
+            })
+            .await;
         }
     };
+    let mail = follow(&*hall.bus, mail::subject::WAITING, |tenant, about: AboutMail| {
+        let waiting = MailWaiting { tenant, mailboxes: about.mailboxes.into() };
+        hall.unread.hear(&waiting);
+        let _ = hall.mail_waiting.send(waiting);
+    });
     tokio::select! {
         () = stop.cancelled() => {}
-        ((), (), (), ()) = async {
+        ((), (), (), (), ()) = async {
             tokio::join!(
-                follow(agent::subject::JOINED),
-                follow(agent::subject::CHANGED),
-                follow(agent::subject::LEFT),
-                follow(agent::subject::STATUS),
+                agents(agent::subject::JOINED),
+                agents(agent::subject::CHANGED),
+                agents(agent::subject::LEFT),
+                agents(agent::subject::STATUS),
+                mail,
             )
         } => {}
+    }
+}
+
+async fn follow<T: DeserializeOwned>(bus: &dyn Bus, subject: Subject, heard: impl Fn(TenantId, T)) {
+    loop {
+        if let Ok(mut hints) = bus.hints(subject).await {
+            while let Some(hint) = hints.next().await {
+                if let Ok(about) = serde_json::from_slice::<T>(&hint.envelope.payload) {
+                    heard(hint.envelope.principal.tenant, about);
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

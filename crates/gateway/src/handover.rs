@@ -31,14 +31,12 @@ use parking_lot::Mutex;
 use tokio::time::Sleep;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::hall::Hall;
+use crate::{hall::Hall, unread::UnreadCounts};
 
 /// A client that takes longer to read its answer is cut off, and its mail given back.
 const WRITING_TIME: Duration = Duration::from_secs(60);
 /// What a settling may take, whatever is left of the call that took the mail.
 const SETTLING_TIME: Duration = Duration::from_secs(10);
-/// A taking that was cut off may be committing at this moment; it is given back after that.
-const CUT_OFF_SETTLES: Duration = Duration::from_millis(100);
 
 /// What becomes of mail once it has been handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +49,7 @@ pub(crate) enum Once {
 /// What one call has taken, or is taking. Gives it back when it is dropped before it was handed over.
 pub(crate) struct Hand {
     mail: Arc<dyn Mail>,
+    unread: Arc<UnreadCounts>,
     settlings: TaskTracker,
     call: Call,
     agent: AgentId,
@@ -70,11 +69,11 @@ impl Hand {
         let number = HANDS.fetch_add(1, Ordering::Relaxed);
         Self {
             mail: hall.mail.clone(),
+            unread: hall.unread.clone(),
             settlings: hall.settlings.clone(),
             call: call.clone(),
             agent,
-            // The dot at the end: a taker is known by how its name begins, and 1 also begins 10.
-            taker: format!("{}.{number}.", hall.node.as_str()),
+            taker: format!("call.{}.{number}", hall.node.as_str()),
             once,
             stopping: hall.stopping.clone(),
             acks: Vec::new(),
@@ -97,6 +96,7 @@ impl Hand {
         };
         let mail = taken?;
         self.full = !mail.is_empty();
+        self.unread.took(&self.call.principal.tenant, &self.agent, &mail);
         if self.once == Once::Acknowledged {
             let ack = |mail: &Delivered| Settling {
                 message_id: mail.message.message_id,
@@ -140,7 +140,6 @@ impl Drop for Hand {
         let (mail, agent, taker) = (self.mail.clone(), self.agent.clone(), std::mem::take(&mut self.taker));
         let call = settling_call(&self.call);
         self.settlings.spawn(async move {
-            tokio::time::sleep(CUT_OFF_SETTLES).await;
             if let Err(error) = mail.give_back(&call, &agent, &taker).await {
                 tracing::debug!(%error, "mail of a caller that is gone waits until its lease is over");
             }
@@ -149,7 +148,7 @@ impl Drop for Hand {
 }
 
 fn settling_call(call: &Call) -> Call {
-    Call { deadline: Instant::now() + CUT_OFF_SETTLES + SETTLING_TIME, ..call.clone() }
+    Call { deadline: Instant::now() + SETTLING_TIME, ..call.clone() }
 }
 
 /// What the answers to one HTTP request hand over.

@@ -3,8 +3,11 @@
 //! One request's way, and the files in its order:
 //! [`door`] (counted, traced, `Host` and `Origin`) → [`identity`] (who calls) → [`rest`] or [`mcp`] (the body, the
 //! rate by [`limits`], what is asked) → [`tools`] or [`resources`] → a port of another service, by way of [`hall`].
-//! [`error`] says what went wrong in the words of each protocol. [`heartbeats`] are gathered on the way. What is sent is
-//! a [`letter`], what is done with [`mail`] is the same at every door; mail that was taken is acknowledged by [`handover`] once its answer has been written.
+//! [`error`] says what went wrong in the words of each protocol. [`heartbeats`] are gathered on the way.
+//!
+//! Mail at every door: what is sent is a [`letter`]; [`mail`], [`requests`] and [`events`] hold what REST and tools do
+//! alike. What was taken is acknowledged by [`handover`] once its answer has been written; what still waits stands
+//! beside other answers by [`unread`].
 //!
 //! Nothing here must last: sessions are kept in the hot store for any replica, everything else can be read again.
 
@@ -24,6 +27,7 @@ mod resources;
 mod rest;
 mod socket;
 mod tools;
+mod unread;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -56,6 +60,7 @@ use self::{
     limits::Limits,
     mcp::McpDoor,
     tools::ToolRouter,
+    unread::UnreadCounts,
 };
 
 pub struct Options {
@@ -72,10 +77,15 @@ pub struct Options {
     pub admission: Admission,
     pub rate: Rate,
     pub max_sessions: usize,
+    /// Live sockets that this gateway holds at most; [`SOCKETS_MAX`] is what its memory is meant for.
+    pub max_sockets: usize,
     pub session_idle: Duration,
     pub health: Health,
     pub metrics: Metrics,
 }
+
+/// Each costs some 12 KB, and what its client has not read or acknowledged: 250 MB and more.
+pub const SOCKETS_MAX: usize = 20_000;
 
 /// Work in the background that ends when the token it was given is cancelled.
 pub type Task = (&'static str, Pin<Box<dyn Future<Output = ()> + Send>>);
@@ -104,6 +114,7 @@ impl Gateway {
             admission,
             rate,
             max_sessions,
+            max_sockets,
             session_idle,
             health,
             metrics,
@@ -112,12 +123,12 @@ impl Gateway {
         let heartbeats = Arc::new(Heartbeats::new(registry.clone(), clock.clone()));
         let (recorder, recording) = Recorder::new(RecorderOptions::new("gateway"), clock.clone());
         let to_registry = recorder::to_registry(registry.clone(), "gateway");
-        let changed = hall::changes();
         let identity = Arc::new(Identity::new(mode, access.clone(), heartbeats.clone(), clock.clone()));
         let hall = Arc::new(Hall {
             identity: identity.clone(),
             limits: Limits::new(hot.clone(), rate),
             registry,
+            unread: Arc::new(UnreadCounts::new(mail.clone())),
             mail,
             topics,
             node,
@@ -129,30 +140,34 @@ impl Gateway {
             tools: ToolRouter::of_the_hall(),
             session_idle,
             recorder,
-            agents_changed: changed.clone(),
+            agents_changed: hall::changes(),
+            mail_waiting: hall::changes(),
             settlings: TaskTracker::new(),
             stopping: stop.clone(),
         });
         let settlings = hall.settlings.clone();
         let mcp = Arc::new(McpDoor::new(hall.clone(), max_sessions));
+        let (sockets, socket_tasks) = socket::Door::new(hall.clone(), max_sockets, stop, drained);
 
-        let router = rest::router(hall)
+        let router = rest::router(hall.clone())
             .merge(mcp::router(mcp.clone()))
+            .merge(socket::router(sockets))
             .merge(public(access.clone(), clock, health, metrics))
             .layer(middleware::from_fn_with_state(identity, identity::layer))
             .layer(middleware::from_fn_with_state(Arc::new(admission), door::admit))
             .layer(CatchPanicLayer::custom(door::on_panic))
             .layer(middleware::from_fn(door::observe));
 
-        let tasks: Vec<Task> = vec![
+        let mut tasks: Vec<Task> = vec![
             ("gateway.access", Box::pin(access.keep_fresh(drained.clone()))),
             ("gateway.heartbeats", Box::pin(heartbeats.keep_flushing(drained.clone()))),
-            ("gateway.fellows", Box::pin(mcp.clone().heed_fellows(bus.clone(), stop.clone()))),
-            ("gateway.changes", Box::pin(hall::follow_agents(bus, changed, stop.clone()))),
+            ("gateway.fellows", Box::pin(mcp.clone().heed_fellows(bus, stop.clone()))),
+            ("gateway.changes", Box::pin(hall::follow_changes(hall, stop.clone()))),
             ("gateway.sessions", Box::pin(mcp.tend(stop.clone()))),
             ("gateway.settlings", Box::pin(hall::settle_last(settlings, drained.clone()))),
             ("gateway.audit", Box::pin(recording.run(to_registry, drained.clone().cancelled_owned()))),
         ];
+        tasks.extend(socket_tasks);
         Self { router, tasks }
     }
 }

@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use crate::{hall::Hall, letter::Letter};
 
 /// How long a caller may wait for mail: within what proxies let a connection be quiet.
-const WAIT_MAX: Duration = Duration::from_secs(30);
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Why a message was handed back.
 const REASON_MAX_BYTES: usize = 1024;
 
@@ -101,6 +101,7 @@ impl Hall {
 
     pub(crate) async fn settle(&self, call: &Call, agent: &AgentId, settling: Settling) -> Result<()> {
         let each = self.mail.settle(call, agent, vec![settling]).await?;
+        self.unread.outdated(&call.principal.tenant, agent);
         each.into_iter().next().unwrap_or_else(|| Err(Error::internal("a settling was taken without a verdict")))
     }
 }

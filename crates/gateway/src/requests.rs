@@ -167,15 +167,15 @@ pub(crate) fn answer(request: Request) -> Result<Answered> {
 
 #[derive(Serialize, JsonSchema, ToSchema)]
 pub(crate) struct Answered {
-    request_id: String,
+    pub(crate) request_id: String,
     #[schemars(extend("const" = "answered"))]
-    state: &'static str,
+    pub(crate) state: &'static str,
     /// The agent whose words the answer is.
-    answered_by: Option<String>,
+    pub(crate) answered_by: Option<String>,
     /// Its words, as it wrote them.
     #[schemars(with = "serde_json::Value")]
     #[schema(value_type = Object)]
-    answer: Option<Body>,
+    pub(crate) answer: Option<Body>,
 }
 
 /// What the answering side says: `answer`, any JSON, or `error`, why it cannot.

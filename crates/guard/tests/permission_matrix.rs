@@ -58,6 +58,7 @@ fn who_may_do_what_is_exactly_this() {
     dead_letters.read        yes/yes    yes/-      -/-        -/-        yes/yes
     dead_letters.redrive     yes/yes    yes/-      -/-        -/-        yes/yes
     dead_letters.purge       yes/yes    yes/-      -/-        -/-        yes/yes
+    messages.bring           -/-        -/-        -/-        -/-        yes/yes
     requests.send            yes/yes    yes/-      -/-        -/-        yes/yes
     requests.answer          yes/yes    yes/-      -/-        -/-        yes/yes
     sockets.open             yes/yes    yes/-      -/-        -/-        yes/yes

@@ -7,23 +7,28 @@ use guildhall_domain::{Call, Error, TraceContext};
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
-        ContentBlock, Extensions, Implementation, InitializeRequestParams, InitializeResult, ListPromptsResult,
-        ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
-        ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Reference, ServerCapabilities,
-        ServerConfig, SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
+        CacheScope, CallToolRequestParams, CallToolResponse, CancelTaskParams, CompleteRequestParams, CompleteResult,
+        CreateTaskResult, Extensions, GetTaskParams, GetTaskResult, Implementation, InitializeRequestParams,
+        InitializeResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult,
+        PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult,
+        Reference, ServerCapabilities, ServerConfig, SubscribeRequestParams, SubscriptionFilter, Tool,
+        UnsubscribeRequestParams, UpdateTaskParams,
     },
     service::{RequestContext, SubscriptionContext},
 };
 use serde_json::Value;
 
-use super::{as_it_came::AsItCame, fellows::subject, log::Log, sessions::session_id, watch::Watched};
+use super::{
+    as_it_came::AsItCame, fellows::subject, log::Log, progress::ToClient, sessions::session_id, tasks, watch::Watched,
+};
 use crate::{
     error::{rpc_error, tool_failure},
     hall::Hall,
     identity::{Caller, caller_of},
+    requests::Listener,
     resources,
     tools::{Ask, Narrowed},
+    unread,
 };
 
 /// Lists change when the hall's configuration or its version does, so a client may keep one for a while.
@@ -76,11 +81,13 @@ impl ServerHandler for McpHandler {
             .enable_prompts()
             .enable_completions()
             .enable_logging()
+            .enable_tasks()
             .build();
         InitializeResult::new(capabilities)
             .with_server_info(Implementation::new("guildhall", env!("CARGO_PKG_VERSION")).with_title("Guildhall"))
             .with_instructions(
-                "One hall in which agents meet. register_agent makes you known, list_agents shows who is here.",
+                "One hall in which agents meet. register_agent makes you known, list_agents shows who is here, \
+                 send_message writes to them, check_inbox reads what they wrote.",
             )
     }
 
@@ -127,24 +134,59 @@ impl ServerHandler for McpHandler {
         };
         let came = AsItCame::of(parts).map_err(|error| rpc_error(&error))?;
         let arguments = came.arguments(&params).map_err(|error| rpc_error(&error))?;
-        let ask = Ask { hall: &self.hall, call: &call, handover: &came.handover };
+        let progress = ToClient::of(&context);
+        let mut ask = Ask::new(&self.hall, &call, &came.handover);
+        ask.listener = progress.as_ref().map(|progress| progress as &dyn Listener);
         let result = tokio::select! {
             result = crate::tools::call(&ask, tool, &arguments) => result,
             // Nobody waits for the answer any more; dropping the call cancels it.
             () = context.ct.cancelled() => Err(Error::new(guildhall_domain::ErrorCode::Cancelled, "the caller cancelled the call")),
         };
-        Ok(match result {
-            Ok(text) => {
-                let mut result = CallToolResult::success(vec![ContentBlock::text(text.get())]);
-                // The text is exact; here numbers beyond 64 bits lose digits, as they do in most clients.
-                result.structured_content = serde_json::from_str(text.get()).ok();
-                result.into()
-            }
+        let mut told = match result {
+            Ok(text) => match ask.begun() {
+                Some(request) if context.client_capabilities().is_some_and(|client| client.supports_tasks()) => {
+                    return Ok(CallToolResponse::Task(CreateTaskResult::new(tasks::begun(&request))));
+                }
+                _ => tasks::success(text.get()),
+            },
             Err(error) => {
                 self.log.tool_failed(&context, &params.name, &error).await;
-                tool_failure(&error).into()
+                tool_failure(&error)
             }
-        })
+        };
+        let off = context.meta.get(unread::META_KEY).is_some_and(|said| said == "off");
+        if !off && !unread::is_off(&parts.uri) {
+            unread::tell(&mut told, &self.hall.unread.of(&call.principal).await);
+        }
+        Ok(told.into())
+    }
+
+    async fn get_task(
+        &self,
+        params: GetTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<GetTaskResult, ErrorData> {
+        let Request { call, .. } = request(&context)?;
+        let task = tasks::get(&self.hall, &call, &params.task_id).await.map_err(|error| rpc_error(&error))?;
+        Ok(GetTaskResult::new(task))
+    }
+
+    async fn update_task(
+        &self,
+        params: UpdateTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        let Request { call, .. } = request(&context)?;
+        tasks::update(&self.hall, &call, &params.task_id).await.map_err(|error| rpc_error(&error))
+    }
+
+    async fn cancel_task(
+        &self,
+        params: CancelTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        let Request { call, .. } = request(&context)?;
+        tasks::cancel(&self.hall, &call, &params.task_id).await.map_err(|error| rpc_error(&error))
     }
 
     async fn set_level(
@@ -238,11 +280,11 @@ impl ServerHandler for McpHandler {
         params: SubscribeRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        let Request { call, parts, .. } = request(&context)?;
+        let Request { caller, call, parts } = request(&context)?;
         let Some(session) = session_id(&parts.headers) else {
             return Err(rpc_error(&Error::invalid("subscribing needs a session: begin with initialize")));
         };
-        self.watched.add(session, params.uri).await.map_err(|error| rpc_error(&error))?;
+        self.watched.add(&caller.principal, session, params.uri).await.map_err(|error| rpc_error(&error))?;
         self.hall.tell_gateways(&call, subject::SESSION_WATCHES, session).await;
         Ok(())
     }

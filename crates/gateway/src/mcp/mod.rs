@@ -9,7 +9,9 @@ mod batch;
 mod fellows;
 mod handler;
 mod log;
+mod progress;
 mod sessions;
+mod tasks;
 mod watch;
 
 use std::{borrow::Cow, cell::Cell, sync::Arc, time::Duration};

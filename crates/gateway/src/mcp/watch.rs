@@ -6,17 +6,20 @@ use std::{
     time::Duration,
 };
 
-use guildhall_domain::{Error, Result, TenantId, ports::hot::HotKey};
+use guildhall_domain::{AgentId, Call, Error, Principal, Result, TenantId, mail::Mailbox, ports::hot::HotKey};
 use parking_lot::Mutex;
 use rmcp::{
     Peer, RoleServer,
     model::{ResourceUpdatedNotificationParam, SubscriptionFilter},
     service::SubscriptionContext,
 };
-use tokio::{sync::broadcast::error::RecvError, task::JoinHandle};
+use tokio::{
+    sync::broadcast::{Receiver, error::RecvError},
+    task::JoinHandle,
+};
 
 use crate::{
-    hall::{AgentChanged, Hall},
+    hall::{AgentChanged, Hall, MailWaiting},
     identity::Caller,
     resources::Address,
 };
@@ -25,6 +28,8 @@ use crate::{
 const BOUND: usize = 1_000;
 /// An agent that changes often is notified about at most this often.
 const DAMPING: Duration = Duration::from_millis(100);
+/// The registry knows an agent's pool by heart.
+const LOOKING_UP_TIME: Duration = Duration::from_secs(2);
 
 /// What one session watches, on this replica. Another may have the session too: the request that subscribes comes in
 /// there, the stream that tells of it is open here. So the list lies in the hot store, and a change of it is hinted.
@@ -46,8 +51,8 @@ impl Watched {
         let _ = self.client.set((peer.clone(), tenant.clone()));
     }
 
-    pub(crate) async fn add(self: &Arc<Self>, session: &str, uri: String) -> Result<()> {
-        Address::parse(&uri)?;
+    pub(crate) async fn add(self: &Arc<Self>, caller: &Principal, session: &str, uri: String) -> Result<()> {
+        Address::parse(&uri)?.may_watch(&self.hall, caller)?;
         self.reload(session).await;
         {
             let mut uris = self.uris.lock();
@@ -92,15 +97,14 @@ impl Watched {
     fn notify(self: &Arc<Self>) {
         let mut notifier = self.notifier.lock();
         let Some((peer, tenant)) = self.client.get().filter(|_| notifier.is_none()) else { return };
-        let mut changes = Changes::of(&self.hall, tenant.clone());
+        let mut changes = Changes::of(self.hall.clone(), tenant.clone());
         let (peer, watched) = (peer.clone(), Arc::downgrade(self));
         *notifier = Some(tokio::spawn(async move {
             while let Some(changed) = changes.next().await {
                 let Some(watched) = watched.upgrade() else { return };
-                let due: Vec<String> =
-                    watched.uris.lock().iter().filter(|uri| changed.concerns(uri)).cloned().collect();
+                let uris: Vec<String> = watched.uris.lock().iter().cloned().collect();
                 drop(watched);
-                for uri in due {
+                for uri in changes.due(&changed, uris).await {
                     let param = ResourceUpdatedNotificationParam::new(uri);
                     if peer.notify_resource_updated(param).await.is_err() {
                         return;
@@ -120,14 +124,15 @@ impl Drop for Watched {
 }
 
 /// Serves one `subscriptions/listen` until it is cancelled or its caller shut out.
-pub(crate) async fn listen(hall: &Hall, caller: &Caller, context: &SubscriptionContext) {
+pub(crate) async fn listen(hall: &Arc<Hall>, caller: &Caller, context: &SubscriptionContext) {
     let accepted: &SubscriptionFilter = context.accepted();
-    let uris = accepted.resource_subscriptions.clone().unwrap_or_default();
-    let mut changes = Changes::of(hall, caller.principal.tenant.clone());
+    let mut uris = accepted.resource_subscriptions.clone().unwrap_or_default();
+    uris.retain(|uri| Address::parse(uri).is_ok_and(|address| address.may_watch(hall, &caller.principal).is_ok()));
+    let mut changes = Changes::of(hall.clone(), caller.principal.tenant.clone());
     let notify = async {
         while let Some(changed) = changes.next().await {
-            for uri in uris.iter().filter(|uri| changed.concerns(uri)) {
-                if context.sink().notify_resource_updated(uri.clone()).await.is_err() {
+            for uri in changes.due(&changed, uris.clone()).await {
+                if context.sink().notify_resource_updated(uri).await.is_err() {
                     return;
                 }
             }
@@ -140,51 +145,102 @@ pub(crate) async fn listen(hall: &Hall, caller: &Caller, context: &SubscriptionC
     }
 }
 
-/// What has changed since the last look: some agents, or, after falling behind, perhaps everything.
+/// What has changed since the last look: some agents and mailboxes, or, after falling behind, perhaps everything.
 enum Changed {
-    Agents(Vec<AgentChanged>),
+    Some { agents: Vec<AgentId>, mailboxes: Vec<Mailbox> },
     Anything,
-}
-
-impl Changed {
-    fn concerns(&self, uri: &str) -> bool {
-        match (self, Address::parse(uri)) {
-            (_, Err(_)) => false,
-            (Self::Anything, Ok(_)) => true,
-            (Self::Agents(agents), Ok(address)) => agents.iter().any(|changed| address.is_about(changed)),
-        }
-    }
 }
 
 /// The changes of one tenant, gathered for [`DAMPING`] at a time so that a busy agent is no storm.
 struct Changes {
+    hall: Arc<Hall>,
     tenant: TenantId,
-    receiver: tokio::sync::broadcast::Receiver<AgentChanged>,
+    agents: Receiver<AgentChanged>,
+    mail: Receiver<MailWaiting>,
 }
 
 impl Changes {
-    fn of(hall: &Hall, tenant: TenantId) -> Self {
-        Self { tenant, receiver: hall.agents_changed.subscribe() }
+    fn of(hall: Arc<Hall>, tenant: TenantId) -> Self {
+        let (agents, mail) = (hall.agents_changed.subscribe(), hall.mail_waiting.subscribe());
+        Self { hall, tenant, agents, mail }
     }
 
     /// `None` when the gateway stops.
     async fn next(&mut self) -> Option<Changed> {
-        loop {
-            let first = match self.receiver.recv().await {
-                Ok(changed) if changed.tenant == self.tenant => changed,
-                Ok(_) => continue,
+        let (mut agents, mut mailboxes) = (Vec::new(), Vec::new());
+        while agents.is_empty() && mailboxes.is_empty() {
+            let fell_behind = tokio::select! {
+                changed = self.agents.recv() => self.note_agent(changed, &mut agents),
+                waiting = self.mail.recv() => self.note_mail(waiting, &mut mailboxes),
+            };
+            match fell_behind {
+                Ok(()) => {}
                 Err(RecvError::Lagged(_)) => return Some(Changed::Anything),
                 Err(RecvError::Closed) => return None,
-            };
-            tokio::time::sleep(DAMPING).await;
-            let mut agents = vec![first];
-            while let Ok(changed) = self.receiver.try_recv() {
-                if changed.tenant == self.tenant && !agents.contains(&changed) {
-                    agents.push(changed);
+            }
+        }
+        tokio::time::sleep(DAMPING).await;
+        while let Ok(changed) = self.agents.try_recv() {
+            let _ = self.note_agent(Ok(changed), &mut agents);
+        }
+        while let Ok(waiting) = self.mail.try_recv() {
+            let _ = self.note_mail(Ok(waiting), &mut mailboxes);
+        }
+        Some(Changed::Some { agents, mailboxes })
+    }
+
+    fn note_agent(&self, changed: Result<AgentChanged, RecvError>, agents: &mut Vec<AgentId>) -> Result<(), RecvError> {
+        let changed = changed?;
+        if changed.tenant == self.tenant && !agents.contains(&changed.agent_id) {
+            agents.push(changed.agent_id);
+        }
+        Ok(())
+    }
+
+    fn note_mail(&self, waiting: Result<MailWaiting, RecvError>, known: &mut Vec<Mailbox>) -> Result<(), RecvError> {
+        let waiting = waiting?;
+        if waiting.tenant == self.tenant {
+            for mailbox in &*waiting.mailboxes {
+                if !known.contains(mailbox) {
+                    known.push(mailbox.clone());
                 }
             }
-            return Some(Changed::Agents(agents));
         }
+        Ok(())
+    }
+
+    /// Those of the resources that the change is about.
+    async fn due(&self, changed: &Changed, uris: Vec<String>) -> Vec<String> {
+        let mut due = Vec::new();
+        for uri in uris {
+            let concerned = match (changed, Address::parse(&uri)) {
+                (_, Err(_)) => false,
+                (Changed::Anything, Ok(_)) => true,
+                (Changed::Some { agents, .. }, Ok(Address::AgentStatus(agent))) => agents.contains(&agent),
+                (Changed::Some { mailboxes, .. }, Ok(Address::AgentInbox(agent))) => {
+                    self.has_mail(agent, mailboxes).await
+                }
+            };
+            if concerned {
+                due.push(uri);
+            }
+        }
+        due
+    }
+
+    /// An agent's inbox is its own mailbox and its pool's.
+    async fn has_mail(&self, agent: AgentId, mailboxes: &[Mailbox]) -> bool {
+        let is_own = |mailbox: &Mailbox| matches!(mailbox, Mailbox::Agent(own) if *own == agent);
+        if mailboxes.iter().any(is_own) {
+            return true;
+        }
+        if !mailboxes.iter().any(|mailbox| matches!(mailbox, Mailbox::Pool(_))) {
+            return false;
+        }
+        let call = Call::within(Principal::hall(self.tenant.clone(), "gateway"), LOOKING_UP_TIME);
+        let agent = self.hall.registry.get(&call, &agent).await;
+        let pool = agent.ok().and_then(|agent| agent.pool.clone().map(Mailbox::Pool));
+        pool.is_some_and(|pool| mailboxes.contains(&pool))
     }
 }
 

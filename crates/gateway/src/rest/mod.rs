@@ -122,7 +122,7 @@ async fn admit(
             let param = |names: &[&str]| params.iter().find(|(name, _)| names.contains(name)).map(|(_, value)| value);
             let agent = param(&["id", "agent_id"]).map(AgentId::new).transpose()?;
             let topic = param(&["topic"]).map(Topic::new).transpose()?;
-            route.authorize(&hall.policy, &caller.principal, agent.as_ref(), topic.as_ref())?;
+            authorize(&hall.policy, &caller.principal, route.operation, agent.as_ref(), topic.as_ref())?;
         }
         match route.weight {
             Weight::Counts => hall.limits.pass(&caller.principal).await,
@@ -135,25 +135,24 @@ async fn admit(
     }
 }
 
-impl Route {
-    /// `agent`, `topic`: those that the path names. Where it names no agent the body or the query may, and the port
-    /// judges that; at the door it is enough to be someone who may do it at least to itself.
-    fn authorize(
-        &self,
-        policy: &Policy,
-        caller: &Principal,
-        agent: Option<&AgentId>,
-        topic: Option<&Topic>,
-    ) -> Result<(), Error> {
-        let own = caller.agent();
-        let target = match agent.or(own.as_ref().filter(|_| self.operation.scope() == Scope::Own)) {
-            Some(agent) => Target::Agent(agent),
-            None => Target::Tenant(&caller.tenant),
-        };
-        match topic {
-            Some(topic) => policy.authorize_on_topic(caller, self.operation, target, topic),
-            None => policy.authorize(caller, self.operation, target),
-        }
+/// Whether the caller may do this at all. `agent`, `topic`: those that are named by then. Where no agent is named the
+/// body or the query may name one, and the port judges that; at the door it is enough to be someone who may do it at
+/// least to itself.
+pub(crate) fn authorize(
+    policy: &Policy,
+    caller: &Principal,
+    operation: Operation,
+    agent: Option<&AgentId>,
+    topic: Option<&Topic>,
+) -> Result<(), Error> {
+    let own = caller.agent();
+    let target = match agent.or(own.as_ref().filter(|_| operation.scope() == Scope::Own)) {
+        Some(agent) => Target::Agent(agent),
+        None => Target::Tenant(&caller.tenant),
+    };
+    match topic {
+        Some(topic) => policy.authorize_on_topic(caller, operation, target, topic),
+        None => policy.authorize(caller, operation, target),
     }
 }
 
@@ -209,7 +208,7 @@ pub(in crate::rest) mod tests {
         for route in ROUTES {
             write!(matrix, "{} {}:", verb(route.method), route.path).unwrap();
             for role in [roles::ADMIN, roles::AGENT, roles::OBSERVER, "unknown"] {
-                let may = |named| route.authorize(&policy, &caller(role), named, None).is_ok();
+                let may = |named| authorize(&policy, &caller(role), route.operation, named, None).is_ok();
                 let verdict = if !["{id}", "{agent_id}"].iter().any(|param| route.path.contains(param)) {
                     if may(None) { "yes" } else { "no" }
                 } else {
@@ -233,7 +232,58 @@ pub(in crate::rest) mod tests {
             }
             matrix.push('\n');
         }
-        insta::assert_snapshot!(matrix, @"
+        insta::assert_snapshot!(matrix, @r#"
+        post /api/v1/agents/register: admin=yes agent=yes observer=no unknown=no
+        get /api/v1/agents: admin=yes agent=yes observer=yes unknown=no
+        get /api/v1/agents/{id}: admin=any agent=any observer=any unknown=no
+        delete /api/v1/agents/{id}: admin=any agent=own observer=no unknown=no
+        post /api/v1/agents/{id}/heartbeat: admin=any agent=own observer=no unknown=no
+        put /api/v1/agents/{id}/key: admin=any agent=own observer=no unknown=no
+        post /api/v1/agents/{id}/pause: admin=any agent=no observer=no unknown=no
+        post /api/v1/agents/{id}/resume: admin=any agent=no observer=no unknown=no
+        get /api/v1/audit: admin=yes agent=no observer=no unknown=no
+        get /api/v1/audit/verify: admin=yes agent=no observer=no unknown=no
+        post /api/v1/messages: admin=yes agent=yes observer=no unknown=no
+        get /api/v1/messages: admin=yes agent=yes observer=no unknown=no
+        get /api/v1/messages/{message_id}: admin=yes agent=yes observer=no unknown=no
+        post /api/v1/messages/{message_id}/ack: admin=yes agent=yes observer=no unknown=no
+        post /api/v1/messages/{message_id}/nack: admin=yes agent=yes observer=no unknown=no
+        post /api/v1/messages/{message_id}/renew: admin=yes agent=yes observer=no unknown=no
+        post /api/v1/requests: admin=yes agent=yes observer=no unknown=no
+        get /api/v1/requests/{request_id}: admin=yes agent=yes observer=no unknown=no
+        delete /api/v1/requests/{request_id}: admin=yes agent=yes observer=no unknown=no
+        post /api/v1/requests/{request_id}/progress: admin=yes agent=yes observer=no unknown=no
+        post /api/v1/requests/{request_id}/answer: admin=yes agent=yes observer=no unknown=no
+        get /api/v1/topics: admin=yes agent=yes observer=yes unknown=no
+        post /api/v1/topics/{topic}/events: admin=yes agent=yes observer=no unknown=no
+        get /api/v1/topics/{topic}/events: admin=yes agent=yes observer=yes unknown=no
+        get /api/v1/topics/{topic}/stream: admin=yes agent=yes observer=yes unknown=no
+        put /api/v1/topics/{topic}/schema: admin=yes agent=no observer=no unknown=no
+        get /api/v1/topics/{topic}/schema: admin=yes agent=yes observer=yes unknown=no
+        get /api/v1/topics/{topic}/subscribers: admin=yes agent=yes observer=yes unknown=no
+        put /api/v1/topics/{topic}/subscribers/{agent_id}: admin=any agent=own observer=no unknown=no
+        delete /api/v1/topics/{topic}/subscribers/{agent_id}: admin=any agent=own observer=no unknown=no
+        get /api/v1/dlq: admin=yes agent=yes observer=no unknown=no
+        get /api/v1/dlq/{message_id}: admin=yes agent=yes observer=no unknown=no
+        post /api/v1/dlq/redrive: admin=yes agent=yes observer=no unknown=no
+        post /api/v1/dlq/purge: admin=yes agent=yes observer=no unknown=no
+        post /tools/{name}: admin=yes agent=yes observer=yes unknown=no
+        tool ack_message: admin=yes agent=yes observer=no unknown=no
+        tool cancel_request: admin=yes agent=yes observer=no unknown=no
+        tool check_inbox: admin=yes agent=yes observer=no unknown=no
+        tool list_agents: admin=yes agent=yes observer=yes unknown=no
+        tool list_dead_letters: admin=yes agent=yes observer=no unknown=no
+        tool nack_message: admin=yes agent=yes observer=no unknown=no
+        tool publish_event: admin=yes agent=yes observer=no unknown=no
+        tool redrive_dead_letter: admin=yes agent=yes observer=no unknown=no
+        tool register_agent: admin=yes agent=yes observer=no unknown=no
+        tool replay_events: admin=yes agent=yes observer=yes unknown=no
+        tool reply: admin=yes agent=yes observer=no unknown=no
+        tool request_agent: admin=yes agent=yes observer=no unknown=no
+        tool send_message: admin=yes agent=yes observer=no unknown=no
+        tool set_public_key: admin=yes agent=yes observer=no unknown=no
+        tool subscribe_topic: admin=yes agent=yes observer=no unknown=no
+        "#None
         post /api/v1/agents/register: admin=yes agent=yes observer=no unknown=no
         get /api/v1/agents: admin=yes agent=yes observer=yes unknown=no
         get /api/v1/agents/{id}: admin=any agent=any observer=any unknown=no

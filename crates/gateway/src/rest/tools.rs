@@ -35,7 +35,8 @@ pub(super) async fn call(
         .find(&name, &hall.policy, &caller.principal, &narrowed)
         .ok_or_else(|| Error::not_found(format!("there is no tool {name:?} that you may call")))?;
     let handover = Handover::default();
-    let ask = Ask { hall: &hall, call: &caller.call(), handover: &handover };
+    let call = caller.call();
+    let ask = Ask::new(&hall, &call, &handover);
     let result = crate::tools::call(&ask, tool, &arguments).await?;
     Ok(handover.with(Answer(result).into_response()))
 }

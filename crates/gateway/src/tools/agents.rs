@@ -8,6 +8,7 @@ use guildhall_domain::{
     agent::{Delivery, PAGE_MAX},
     ports::agent_registry::RegistrationRight,
 };
+use guildhall_guard::Operation;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -22,33 +23,39 @@ pub(super) fn tools() -> Vec<Tool> {
         Tool::new(
             "list_agents",
             TOOLSET,
+            Operation::ListAgents,
             Effect::ReadsOnly,
             About {
                 title: "List agents",
                 description: "Lists the agents of this hall: who is here, whether they are active, busy, idle or \
                               offline, and what they can do. Use an agent's id to write to it.",
+                advice: &[],
             },
             |ask, arguments: ListAgents| list_agents(ask.hall, ask.call, arguments).boxed(),
         ),
         Tool::new(
             "register_agent",
             TOOLSET,
+            Operation::RegisterAgent,
             Effect::Idempotent,
             About {
                 title: "Register or update this agent",
                 description: "Makes you known in this hall, or updates your own entry: name, capabilities, pool, \
                               metadata. What you leave out stays as it is.",
+                advice: &[],
             },
             |ask, arguments: RegisterAgent| register_agent(ask.hall, ask.call, arguments).boxed(),
         ),
         Tool::new(
             "set_public_key",
             TOOLSET,
+            Operation::SetAgentKey,
             Effect::Idempotent,
             About {
                 title: "Publish this agent's public key",
                 description: "Publishes your public key, so that others can seal messages that only you can open. The \
                               one before stays in your entry, so that mail sealed for it can still be told apart.",
+                advice: &[],
             },
             |ask, arguments: Key| set_public_key(ask.hall, ask.call, arguments).boxed(),
         ),

@@ -2,23 +2,41 @@
 //! and gives, who may call it and what runs, and is then reachable over MCP and at `/tools/{name}` alike.
 
 mod agents;
+mod dead_letters;
+mod events;
 mod mail;
+pub(crate) mod requests;
 mod schema;
 
-pub(crate) use self::agents::{Peer, peers};
+pub(crate) use self::{
+    agents::{Peer, peers},
+    mail::WHOSE_WORDS,
+};
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
-use guildhall_domain::{AuditEntry, Call, Error, Principal, Result, audit::Outcome};
-use guildhall_guard::policy::{Policy, ToolFacts};
+use guildhall_domain::{AuditEntry, Call, Error, ErrorCode, Principal, Result, audit::Outcome, mail::Request};
+use guildhall_guard::{
+    Operation,
+    policy::{Policy, ToolFacts},
+};
 use rmcp::model::ToolAnnotations;
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json, value::RawValue};
 use sha2::{Digest as _, Sha256};
 
-use crate::{hall::Hall, handover::Handover, rest::body::fitting};
+use crate::{
+    hall::Hall,
+    handover::Handover,
+    requests::Listener,
+    rest::{authorize, body::fitting},
+};
 
 type Run = Arc<dyn for<'a> Fn(&'a Ask<'a>, &'a RawValue) -> BoxFuture<'a, Result<Box<RawValue>>> + Send + Sync>;
 
@@ -28,6 +46,27 @@ pub(crate) struct Ask<'c> {
     pub(crate) call: &'c Call,
     /// Takes the mail that the tool's result hands over.
     pub(crate) handover: &'c Handover,
+    /// Hears how far a tool that takes long has come.
+    pub(crate) listener: Option<&'c dyn Listener>,
+    /// What goes on after the tool has answered.
+    begun: OnceLock<Request>,
+}
+
+impl<'c> Ask<'c> {
+    pub(crate) fn new(hall: &'c Hall, call: &'c Call, handover: &'c Handover) -> Self {
+        Self { hall, call, handover, listener: None, begun: OnceLock::new() }
+    }
+
+    /// A tool's answer says that this goes on.
+    fn begins(&self, request: Request) {
+        // One tool begins one thing.
+        let _ = self.begun.set(request);
+    }
+
+    /// What the tool has begun.
+    pub(crate) fn begun(self) -> Option<Request> {
+        self.begun.into_inner()
+    }
 }
 
 pub(crate) struct Tool {
@@ -35,9 +74,15 @@ pub(crate) struct Tool {
     pub(crate) shown: rmcp::model::Tool,
     name: &'static str,
     toolset: &'static str,
+    operation: Operation,
     effect: Effect,
+    advice: Advice,
+    time: Duration,
     run: Run,
 }
+
+/// What to do about an error that a model can do something about.
+type Advice = &'static [(ErrorCode, &'static str)];
 
 /// What a tool does to the world, as its annotations say it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,7 +95,14 @@ pub(crate) enum Effect {
 }
 
 impl Tool {
-    pub(crate) fn new<A, R, F>(name: &'static str, toolset: &'static str, effect: Effect, about: About, run: F) -> Self
+    pub(crate) fn new<A, R, F>(
+        name: &'static str,
+        toolset: &'static str,
+        operation: Operation,
+        effect: Effect,
+        about: About,
+        run: F,
+    ) -> Self
     where
         A: DeserializeOwned + JsonSchema + Send + 'static,
         R: Serialize + JsonSchema + 'static,
@@ -71,23 +123,36 @@ impl Tool {
             shown,
             name,
             toolset,
+            operation,
             effect,
+            advice: about.advice,
+            time: TOOL_TIME,
             run: Arc::new(move |ask, arguments| {
                 let run = run.clone();
                 Box::pin(async move {
                     let arguments: A = fitting("what the tool was given", arguments.get().as_bytes())?;
-                    let result = run(ask, arguments).await?;
-                    serde_json::value::to_raw_value(&result)
-                        .map_err(|_| Error::internal("the tool's result cannot be written as JSON; report it"))
+                    as_text(&run(ask, arguments).await?)
                 })
             }),
         }
     }
+
+    /// A tool that waits for others has more time than one that only works, whatever its caller's own call has.
+    fn within(mut self, time: Duration) -> Self {
+        self.time = time;
+        self
+    }
+}
+
+fn as_text(result: &impl Serialize) -> Result<Box<RawValue>> {
+    serde_json::value::to_raw_value(result)
+        .map_err(|_| Error::internal("the tool's result cannot be written as JSON; report it"))
 }
 
 pub(crate) struct About {
     pub(crate) title: &'static str,
     pub(crate) description: &'static str,
+    pub(crate) advice: Advice,
 }
 
 /// Every tool of the hall, in the order of names: lists are always in this order.
@@ -95,14 +160,13 @@ pub(crate) struct ToolRouter {
     tools: BTreeMap<&'static str, Arc<Tool>>,
 }
 
-/// A tool's time, unless its caller has less.
+/// A tool's time, unless it says otherwise.
 const TOOL_TIME: Duration = Duration::from_secs(30);
 
 impl ToolRouter {
     pub(crate) fn of_the_hall() -> Self {
-        let tools =
-            [agents::tools(), mail::tools()].into_iter().flatten().map(|tool| (tool.name, Arc::new(tool))).collect();
-        Self { tools }
+        let all = [agents::tools(), mail::tools(), requests::tools(), events::tools(), dead_letters::tools()];
+        Self { tools: all.into_iter().flatten().map(|tool| (tool.name, Arc::new(tool))).collect() }
     }
 
     /// The tool as the hall knows it, whoever asks.
@@ -137,9 +201,18 @@ impl ToolRouter {
 }
 
 impl Tool {
+    fn advise(&self, error: Error) -> Error {
+        match self.advice.iter().find(|(code, _)| *code == error.code) {
+            Some((_, advice)) if error.guidance.is_none() => error.with_guidance(*advice),
+            _ => error,
+        }
+    }
+
     fn visible(&self, policy: &Policy, caller: &Principal, narrowed: &Narrowed) -> bool {
         let facts = ToolFacts { name: self.name, read_only: self.effect == Effect::ReadsOnly, toolset: self.toolset };
-        narrowed.allows(self.toolset) && policy.may_call_tool(caller, &facts)
+        narrowed.allows(self.toolset)
+            && policy.may_call_tool(caller, &facts)
+            && authorize(policy, caller, self.operation, None, None).is_ok()
     }
 }
 
@@ -148,10 +221,10 @@ impl Tool {
 pub(crate) async fn call(ask: &Ask<'_>, tool: &Tool, arguments: &RawValue) -> Result<Box<RawValue>> {
     let Ask { hall, call, .. } = ask;
     let given = Sha256::digest(arguments.get());
-    let time = call.remaining()?.min(TOOL_TIME);
-    let result = tokio::time::timeout(time, (tool.run)(ask, arguments))
+    let result = tokio::time::timeout(tool.time, (tool.run)(ask, arguments))
         .await
-        .unwrap_or_else(|_| Err(Error::timeout(format!("{} did not finish within {time:?}", tool.name))));
+        .unwrap_or_else(|_| Err(Error::timeout(format!("{} did not finish within {:?}", tool.name, tool.time))));
+    let result = result.map_err(|error| tool.advise(error));
     // Arguments may hold anything; their hash proves later what they were to whoever still has them.
     let mut entry = AuditEntry::done(
         &call.principal,

@@ -1,0 +1,161 @@
+//! The unread line: beside any tool result its caller is told of mail that waits.
+//!
+//! Counts come from memory. They are stale once a hint or an act of the agent's own has changed something, and are then
+//! read again, but not more often than every 2 s, and no tool call waits for that longer than a moment: a mail service
+//! that is slow or away costs a line, not an answer.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use guildhall_domain::{
+    AgentId, Call, Principal, TenantId,
+    mail::{Delivered, Mailbox, Priority, delivery::Unread},
+    ports::Mail,
+};
+use moka::sync::Cache;
+use parking_lot::Mutex;
+use rmcp::model::{CallToolResult, ContentBlock, MetaObject};
+use serde_json::json;
+
+use crate::{hall::MailWaiting, identity::query_value};
+
+/// Agents whose counts are in memory; who is forgotten is read again.
+const BOUND: u64 = 100_000;
+const FORGET_AFTER: Duration = Duration::from_secs(10 * 60);
+const READ_AT_MOST_EVERY: Duration = Duration::from_secs(2);
+/// Hints may be lost.
+const EMPTY_GOOD_FOR: Duration = Duration::from_secs(30);
+/// What a tool call may wait for counts.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// What reading them may take behind its back.
+const READING_TIME: Duration = Duration::from_secs(2);
+/// In the result's `_meta`; in a call's own it can be `off`.
+pub(crate) const META_KEY: &str = "guildhall/unread";
+
+pub(crate) struct UnreadCounts {
+    mail: Arc<dyn Mail>,
+    known: Cache<(TenantId, AgentId), Arc<Known>>,
+    /// Counts the changes of pools' mailboxes: an agent's counts hold those of its pool.
+    pools_changed: AtomicU64,
+}
+
+#[derive(Default)]
+struct Known(Mutex<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    unread: Unread,
+    /// When they were last asked for, whatever came of it.
+    asked_at: Option<Instant>,
+    asking: bool,
+    stale: bool,
+    pools_changed: u64,
+}
+
+impl UnreadCounts {
+    pub(crate) fn new(mail: Arc<dyn Mail>) -> Self {
+        let known = Cache::builder().max_capacity(BOUND).time_to_idle(FORGET_AFTER).build();
+        Self { mail, known, pools_changed: AtomicU64::new(0) }
+    }
+
+    /// Something may be taken that was not there before.
+    pub(crate) fn hear(&self, waiting: &MailWaiting) {
+        for mailbox in &*waiting.mailboxes {
+            match mailbox {
+                Mailbox::Agent(agent) => self.outdated(&waiting.tenant, agent),
+                Mailbox::Pool(_) => {
+                    self.pools_changed.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// The agent did something with its mail.
+    pub(crate) fn outdated(&self, tenant: &TenantId, agent: &AgentId) {
+        if let Some(known) = self.known.get(&(tenant.clone(), agent.clone())) {
+            known.0.lock().stale = true;
+        }
+    }
+
+    /// The agent has taken these.
+    pub(crate) fn took(&self, tenant: &TenantId, agent: &AgentId, mail: &[Delivered]) {
+        if let Some(known) = self.known.get(&(tenant.clone(), agent.clone())) {
+            let critical = mail.iter().filter(|one| one.message.priority == Priority::Critical).count();
+            let mut counts = known.0.lock();
+            counts.unread.waiting = counts.unread.waiting.saturating_sub(mail.len() as u64);
+            counts.unread.critical = counts.unread.critical.saturating_sub(critical as u64);
+            counts.stale = true;
+        }
+    }
+
+    /// What waits for the caller, as far as is known; nothing for a caller that is no agent.
+    pub(crate) async fn of(&self, principal: &Arc<Principal>) -> Unread {
+        let Some(agent) = principal.agent() else { return Unread::default() };
+        let known = self.known.get_with((principal.tenant.clone(), agent.clone()), Arc::default);
+        let pools_changed = self.pools_changed.load(Ordering::Relaxed);
+        {
+            let mut counts = known.0.lock();
+            if counts.asking || !counts.is_due(pools_changed) {
+                return counts.unread.clone();
+            }
+            counts.asking = true;
+            counts.stale = false;
+            counts.pools_changed = pools_changed;
+            counts.asked_at = Some(Instant::now());
+        }
+        let (mail, reader) = (self.mail.clone(), known.clone());
+        let call = Call::within(principal.clone(), READING_TIME);
+        let reading = tokio::spawn(async move {
+            let read = tokio::time::timeout(READING_TIME, mail.unread(&call, vec![agent])).await;
+            let mut counts = reader.0.lock();
+            counts.asking = false;
+            match read {
+                Ok(Ok(unread)) => counts.unread = unread.into_iter().next().unwrap_or_default(),
+                Ok(Err(error)) => tracing::debug!(%error, "unread mail could not be counted"),
+                Err(_) => tracing::debug!("unread mail could not be counted in time"),
+            }
+        });
+        let _ = tokio::time::timeout(PATIENCE, reading).await;
+        let counts = known.0.lock();
+        counts.unread.clone()
+    }
+}
+
+impl Counts {
+    fn is_due(&self, pools_changed: u64) -> bool {
+        let Some(age) = self.asked_at.map(|at| at.elapsed()) else { return true };
+        // What waits may have been taken through another gateway, of which there is no hint.
+        let doubtful = self.stale || self.unread.waiting > 0 || self.pools_changed != pools_changed;
+        age >= if doubtful { READ_AT_MOST_EVERY } else { EMPTY_GOOD_FOR }
+    }
+}
+
+/// `?unread=off` in the address.
+pub(crate) fn is_off(uri: &axum::http::Uri) -> bool {
+    query_value(uri, "unread").as_deref() == Some("off")
+}
+
+/// Puts the counts into the result's `_meta`, and one line behind its content.
+pub(crate) fn tell(result: &mut CallToolResult, unread: &Unread) {
+    let Some(line) = line(unread) else { return };
+    let counts = json!({"waiting": unread.waiting, "critical": unread.critical});
+    result.meta.get_or_insert_with(MetaObject::default).0.insert(META_KEY.to_owned(), counts);
+    result.content.push(ContentBlock::text(line));
+}
+
+fn line(unread: &Unread) -> Option<String> {
+    let critical = match unread.critical {
+        0 => String::new(),
+        some => format!(" ({some} critical)"),
+    };
+    match unread.waiting {
+        0 => None,
+        1 => Some(format!("1 message waits for you{critical}: call check_inbox")),
+        many => Some(format!("{many} messages wait for you{critical}: call check_inbox")),
+    }
+}
