@@ -2,4 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails shows the error it met")]
 
+mod engines_away;
+mod inboxes;
+mod requests;
+mod sending;
 mod stage;

@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use guildhall_agent_registry::Registry;
 use guildhall_bus::BusOptions;
 use guildhall_domain::{
-    AgentId, AgentQuery, Call, Clock, Error, NewAgent, Principal, PrincipalKind, TenantId,
+    AgentId, AgentQuery, Call, Clock, Error, ErrorCode, NewAgent, Principal, PrincipalKind, Result, TenantId,
     agent::PresenceRule,
+    mail::{Body, NewMessage},
     ports::{
         AgentRegistry, AuditStore, Bus, Hot, Mail, MailStore, Topics, agent_registry::RegistrationRight,
         bus::Retention, mail_store::MailboxBound,
@@ -193,6 +194,21 @@ pub(crate) fn admin() -> Call {
 
 pub(crate) fn agent(name: &str) -> Call {
     Call::new(Principal::new(TenantId::default(), PrincipalKind::Agent, name, [roles::AGENT]))
+}
+
+pub(crate) fn message(to: &str, body: &str) -> NewMessage {
+    NewMessage::new(to.parse().unwrap(), Body::from_text(body).unwrap())
+}
+
+#[track_caller]
+pub(crate) fn refused<T>(answer: Result<T>, code: ErrorCode) -> Error {
+    match answer {
+        Ok(_) => panic!("it was allowed; {code} was expected"),
+        Err(error) => {
+            assert_eq!(error.code, code, "{error}");
+            error
+        }
+    }
 }
 
 /// Two replicas may not roll the same dice: they would make the same ids.
