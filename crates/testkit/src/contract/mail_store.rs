@@ -3,8 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails shows the error it met")]
 
+mod hands;
 mod requests;
 mod send;
+mod settle;
+mod take;
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -18,7 +21,7 @@ use guildhall_domain::{
 };
 use serde_json::json;
 
-pub use self::{requests::*, send::*};
+pub use self::{requests::*, send::*, settle::*, take::*};
 use super::{
     insist,
     store::{NOW, Replica, Stage, act, hall, id},
@@ -33,6 +36,26 @@ macro_rules! mail_store_contract {
             @stamp $engine, $stage,
             // send
             a_message_is_kept_letter_for_letter
+            // take
+            what_one_sends_is_handed_out_in_order_and_held_by_one_taker
+            critical_goes_first_and_the_rest_eight_to_four_to_two
+            low_has_its_share_also_of_those_who_take_one_at_a_time
+            takers_at_once_never_hold_the_same
+            members_of_a_pool_work_side_by_side
+            the_own_mailbox_is_filled_from_first_then_the_pools
+            an_answer_holds_bodies_of_three_mebibytes_and_the_next_one_the_rest
+            nothing_passes_a_wide_message_that_is_underway
+            a_mailbox_that_is_not_there_is_empty_and_one_of_another_tenant_another
+            // settle
+            an_ack_settles_and_the_same_again_is_no_conflict
+            a_nack_rests_and_what_its_sender_sent_later_does_not_overtake_it
+            after_five_attempts_a_message_is_dead_with_its_reason_and_holds_up_nothing
+            a_stale_lease_is_refused_and_does_nothing
+            a_lease_past_its_time_settles_while_nobody_else_has_taken_the_message
+            what_is_returned_or_given_back_has_lost_no_attempt_and_no_place
+            a_renewed_lease_holds_on
+            a_nack_in_a_pool_gives_back_nothing_else
+            each_settling_of_a_call_is_judged_by_itself
             // requests
             a_request_reads_back_as_it_was_asked
             an_answer_ends_a_request_and_the_same_again_is_no_conflict
