@@ -10,9 +10,11 @@ const FILES: [&str; 4] = [
 ];
 
 /// Messages that hold a secret: their `Debug` is in `secrets.rs` and hides it.
-const SECRET_MESSAGES: [&str; 3] = [
+const SECRET_MESSAGES: [&str; 5] = [
     "guildhall.agent_registry.v1.IssuedToken",
     "guildhall.agent_registry.v1.RegisterRequest",
+    "guildhall.agent_registry.v1.RegisterResponse",
+    "guildhall.agent_registry.v1.WebhookSecretResponse",
     "guildhall.agent_registry.v1.CreateRegistrationKeyResponse",
 ];
 

@@ -82,7 +82,7 @@ impl Registry {
         let gauge = Arc::new(Gauge::new(presence, clock.clone()));
         let roster = Arc::new(Roster::new(agents.clone(), brief.clone(), gauge.clone()));
         let marks = Arc::new(Marks::new(hot, brief.clone()));
-        let access = Arc::new(Access::new(agents.clone(), key_ring, clock.clone(), entropy.clone(), token_ttl));
+        let access = Arc::new(Access::new(agents.clone(), key_ring.clone(), clock.clone(), entropy.clone(), token_ttl));
         let (announcer, outlet) = Announcer::new(clock.clone());
         let announcer = Arc::new(announcer);
         let (refusals, flusher) = Recorder::new(RecorderOptions::new(SERVICE), clock.clone());
@@ -117,7 +117,7 @@ impl Registry {
             }),
         ];
         let registry =
-            Self { agents, audit, policy, clock, entropy, roster, gauge, marks, access, announcer, refusals };
+            Self { agents, audit, policy, key_ring, clock, entropy, roster, gauge, marks, access, announcer, refusals };
         (Arc::new(registry), tasks)
     }
 }

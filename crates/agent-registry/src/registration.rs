@@ -5,14 +5,14 @@ use std::{collections::BTreeSet, sync::Arc};
 use guildhall_domain::{
     AgentChange, AgentId, AuditEntry, Call, Error, ErrorCode, NewAgent, PrincipalKind, RegistrationKey, Result,
     TenantId, TokenRequest,
-    agent::subject,
+    agent::{Delivery, subject},
     audit::Outcome,
     ports::{
         agent_registry::{Registration, RegistrationRight},
         agent_store::{IfPresent, StoredAgent},
     },
 };
-use guildhall_guard::{ExposeSecret, Operation, Secret, Target};
+use guildhall_guard::{ExposeSecret, Operation, Secret, Target, webhook};
 use serde_json::json;
 
 use crate::{keys, presence::Said, service::Registry};
@@ -41,6 +41,10 @@ impl Registry {
         right: RegistrationRight,
     ) -> Result<Registration> {
         new.check()?;
+        if let Some(url) = &new.webhook_url {
+            guildhall_outbound::check_url(url)
+                .map_err(|error| Error::invalid(format!("webhook_url: {}", error.message)))?;
+        }
         let agent_id = new.agent_id.clone();
         let registered = self.register_by(call, new, right).await;
         if let Err(error) = &registered
@@ -58,6 +62,7 @@ impl Registry {
             RegistrationRight::Caller => self.grant_of_caller(call, &new).await?,
             RegistrationRight::Key(key) => self.grant_of_key(&new, &key).await?,
         };
+        self.can_be_brought_mail(&grant.tenant, &new).await?;
         // Before any effect: an agent without a token could not come back.
         let access = self.access.fresh().await?;
 
@@ -97,7 +102,22 @@ impl Registry {
         let agent = self.roster.known(&agent.tenant, &agent.agent_id).unwrap_or_else(|| Arc::new(agent));
         let subject = if created { subject::JOINED } else { subject::CHANGED };
         self.announcer.record(call, subject, &agent);
-        Ok(Registration { agent, token, created })
+        let by_webhook = agent.delivery == Delivery::Webhook;
+        let webhook_secret = by_webhook.then(|| webhook::secret(&self.key_ring, &agent));
+        Ok(Registration { agent, token, created, webhook_secret })
+    }
+
+    /// Who wants its mail by webhook has said where, now or before.
+    async fn can_be_brought_mail(&self, tenant: &TenantId, new: &NewAgent) -> Result<()> {
+        if new.delivery != Some(Delivery::Webhook) || new.webhook_url.is_some() {
+            return Ok(());
+        }
+        match self.roster.get(tenant, &new.agent_id).await? {
+            Some(known) if known.webhook_url.is_some() => Ok(()),
+            _ => Err(Error::invalid(
+                "delivery webhook needs webhook_url, the http or https address that mail is brought to",
+            )),
+        }
     }
 
     async fn grant_of_caller(&self, call: &Call, new: &NewAgent) -> Result<Grant> {

@@ -9,7 +9,7 @@ use guildhall_domain::{
     AccessView, Agent, AgentChange, AgentId, AgentPage, AgentQuery, AuditEntry, AuditRecord, Call, Clock, Entropy,
     Error, IssuedToken, NewAgent, PrincipalKind, PublicKey, RegistrationKey, Result, TenantId, Timestamp, TokenRequest,
     access::Revocation,
-    agent::{Heartbeat, subject},
+    agent::{Delivery, Heartbeat, subject},
     audit::{AuditQuery, AuditVerdict},
     ports::{
         AgentRegistry, AgentStore, AuditStore,
@@ -18,8 +18,9 @@ use guildhall_domain::{
     },
 };
 use guildhall_guard::{
-    Operation, Policy, Secret, Target,
+    KeyRing, Operation, Policy, Secret, Target,
     audit::{self, Recorder},
+    webhook,
 };
 use serde_json::{Value, json};
 
@@ -41,6 +42,7 @@ pub struct Registry {
     pub(crate) agents: Arc<dyn AgentStore>,
     pub(crate) audit: Arc<dyn AuditStore>,
     pub(crate) policy: Arc<Policy>,
+    pub(crate) key_ring: Arc<KeyRing>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) roster: Arc<Roster>,
@@ -106,6 +108,18 @@ impl AgentRegistry for Registry {
         key.check()?;
         let body = json!({ "public_key": key });
         self.edit(call, agent, "agent.set_key", AgentEdit::Key(key), body).await
+    }
+
+    async fn webhook_secret(&self, call: &Call, agent: &AgentId) -> Result<Secret> {
+        // Registering again tells it as well.
+        self.allow_for(call, Operation::RegisterAgent, agent)?;
+        let record = self.roster.get(&call.principal.tenant, agent).await?.ok_or_else(|| no_such_agent(agent))?;
+        Ok(webhook::secret(&self.key_ring, &record))
+    }
+
+    async fn wanting(&self, call: &Call, delivery: Delivery) -> Result<Vec<Arc<Agent>>> {
+        self.policy.authorize(&call.principal, Operation::BringMail, Target::Hall)?;
+        self.roster.wanting(delivery).await
     }
 
     async fn heartbeats(&self, call: &Call, beats: Vec<Heartbeat>) -> Result<()> {

@@ -162,7 +162,7 @@ fn every_fault_is_named_at_once() {
     agent_registry.offline_after: an agent must be idle before it is offline; make idle_after longer than nothing and shorter than offline_after
     limits.requests_per_second: every call would be refused; make it more than 0
     secrets.keys: a secrets key is <id>:<32 bytes in base64>; `openssl rand -base64 32` makes the second part
-    roles.auditor.deny: nothing matches the permission audit.raed; write tool:<name>, read:<name>, topic:<name> or one of agents.register, agents.list, agents.get, agents.remove, agents.pause, agents.resume, agents.set_key, agents.heartbeat, agents.report_heartbeats, tokens.issue, tokens.revoke, registration_keys.manage, signing_keys.rotate, access.read, audit.record, audit.read, audit.verify, messages.send, messages.take, messages.read, dead_letters.read, dead_letters.redrive, dead_letters.purge, requests.send, requests.answer, sockets.open, topics.publish, topics.read, topics.subscribe, topics.manage, resources.read, tools.call
+    roles.auditor.deny: nothing matches the permission audit.raed; write tool:<name>, read:<name>, topic:<name> or one of agents.register, agents.list, agents.get, agents.remove, agents.pause, agents.resume, agents.set_key, agents.heartbeat, agents.report_heartbeats, tokens.issue, tokens.revoke, registration_keys.manage, signing_keys.rotate, access.read, audit.record, audit.read, audit.verify, messages.send, messages.take, messages.read, dead_letters.read, dead_letters.redrive, dead_letters.purge, messages.bring, requests.send, requests.answer, sockets.open, topics.publish, topics.read, topics.subscribe, topics.manage, resources.read, tools.call
     "#);
 }
 

@@ -72,6 +72,8 @@ operations! {
     ReadDeadLetters "dead_letters.read" Own,
     RedriveDeadLetters "dead_letters.redrive" Own,
     PurgeDeadLetters "dead_letters.purge" Own,
+    /// Knowing, of every tenant, who wants mail brought, and bringing it.
+    BringMail "messages.bring" Hall,
     SendRequest "requests.send" Own,
     AnswerRequest "requests.answer" Own,
 

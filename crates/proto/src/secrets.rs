@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::agent_registry::v1::{CreateRegistrationKeyResponse, IssuedToken, RegisterRequest};
+use crate::agent_registry::v1::{
+    CreateRegistrationKeyResponse, IssuedToken, RegisterRequest, RegisterResponse, WebhookSecretResponse,
+};
 
 const HIDDEN: &str = "[hidden]";
 
@@ -27,6 +29,25 @@ impl fmt::Debug for RegisterRequest {
     }
 }
 
+impl fmt::Debug for RegisterResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { agent, token, created, webhook_secret } = self;
+        f.debug_struct("RegisterResponse")
+            .field("agent", agent)
+            .field("token", token)
+            .field("created", created)
+            .field("webhook_secret", &webhook_secret.as_ref().map(|_| HIDDEN))
+            .finish()
+    }
+}
+
+impl fmt::Debug for WebhookSecretResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { secret: _ } = self;
+        f.debug_struct("WebhookSecretResponse").field("secret", &HIDDEN).finish()
+    }
+}
+
 impl fmt::Debug for CreateRegistrationKeyResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, secret: _ } = self;
@@ -43,7 +64,14 @@ mod tests {
         let token = IssuedToken { token: "hush".into(), token_id: "t1".into(), expires_at_ms: 1 };
         let register = RegisterRequest { agent: None, registration_key: Some("hush".into()) };
         let created = CreateRegistrationKeyResponse { key: None, secret: "hush".into() };
-        let shown = format!("{token:?} {register:?} {created:?}");
+        let registered = RegisterResponse {
+            agent: None,
+            token: Some(token.clone()),
+            created: true,
+            webhook_secret: Some("hush".into()),
+        };
+        let webhook = WebhookSecretResponse { secret: "hush".into() };
+        let shown = format!("{token:?} {register:?} {created:?} {registered:?} {webhook:?}");
         assert!(!shown.contains("hush"), "{shown}");
         assert!(shown.contains("t1"), "{shown}");
     }

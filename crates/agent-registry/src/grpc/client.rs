@@ -7,7 +7,7 @@ use guildhall_domain::{
     AccessView, Agent, AgentId, AgentPage, AgentQuery, AuditEntry, AuditRecord, Call, IssuedToken, NewAgent, PublicKey,
     RegistrationKey, Result, TokenRequest,
     access::Revocation,
-    agent::Heartbeat,
+    agent::{Delivery, Heartbeat},
     audit::{AuditQuery, AuditVerdict},
     ports::{
         AgentRegistry,
@@ -66,7 +66,8 @@ impl AgentRegistry for Client {
         };
         let done = ask!(self.register, call, wire::RegisterRequest { agent: Some(new.pack()), registration_key });
         let token = IssuedToken::unpack(present(done.token, "the token")?)?;
-        Ok(Registration { agent: agent(done.agent)?, token, created: done.created })
+        let webhook_secret = done.webhook_secret.map(Into::into);
+        Ok(Registration { agent: agent(done.agent)?, token, created: done.created, webhook_secret })
     }
 
     async fn list(&self, call: &Call, query: AgentQuery) -> Result<AgentPage> {
@@ -95,6 +96,18 @@ impl AgentRegistry for Client {
     async fn set_key(&self, call: &Call, agent_id: &AgentId, key: PublicKey) -> Result<Arc<Agent>> {
         let request = wire::SetKeyRequest { agent_id: agent_id.to_string(), public_key: Some(key.pack()) };
         agent(ask!(self.set_key, call, request).agent)
+    }
+
+    async fn webhook_secret(&self, call: &Call, agent_id: &AgentId) -> Result<Secret> {
+        let request = wire::WebhookSecretRequest { agent_id: agent_id.to_string() };
+        Ok(ask!(self.webhook_secret, call, request).secret.into())
+    }
+
+    async fn wanting(&self, call: &Call, delivery: Delivery) -> Result<Vec<Arc<Agent>>> {
+        let request = wire::WantingRequest { delivery: delivery.pack() };
+        let unpack = |message| Agent::unpack(message).map(Arc::new);
+        ask_in_house!(self.wanting, call, request)
+            .or_else(|message: wire::WantingResponse| message.agents.into_iter().map(unpack).collect())
     }
 
     async fn heartbeats(&self, call: &Call, beats: Vec<Heartbeat>) -> Result<()> {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use guildhall_domain::{
     AgentId, AgentQuery, AuditEntry, Call, NewAgent, PublicKey, Result, TokenRequest,
     access::Revocation,
-    agent::Heartbeat,
+    agent::{Delivery, Heartbeat},
     audit::AuditQuery,
     ports::{AgentRegistry, agent_registry::RegistrationRight},
 };
@@ -49,6 +49,7 @@ impl AgentRegistryService for Server {
                 agent: Some(Arc::unwrap_or_clone(done.agent).pack()),
                 token: Some(done.token.pack()),
                 created: done.created,
+                webhook_secret: done.webhook_secret.map(|secret| secret.expose_secret().to_owned()),
             })
         };
         answer(work.await)
@@ -108,6 +109,30 @@ impl AgentRegistryService for Server {
             Ok(wire::SetKeyResponse { agent: Some(Arc::unwrap_or_clone(agent).pack()) })
         };
         answer(work.await)
+    }
+
+    async fn webhook_secret(
+        &self,
+        request: Request<wire::WebhookSecretRequest>,
+    ) -> Answer<wire::WebhookSecretResponse> {
+        let (call, wire::WebhookSecretRequest { agent_id }) = open(request)?;
+        let work = async {
+            let secret = self.registry.webhook_secret(&call, &AgentId::new(agent_id)?).await?;
+            Ok(wire::WebhookSecretResponse { secret: secret.expose_secret().to_owned() })
+        };
+        answer(work.await)
+    }
+
+    async fn wanting(&self, request: Request<wire::WantingRequest>) -> Answer<wire::WantingResponse> {
+        let same_house = house::is_marked(&request);
+        let (call, wire::WantingRequest { delivery }) = open(request)?;
+        let work = async { self.registry.wanting(&call, Delivery::unpack(delivery)?).await };
+        let agents = work.await.map_err(to_status)?;
+        if same_house {
+            return Ok(house::hand_over(agents));
+        }
+        let agents = agents.into_iter().map(|agent| Arc::unwrap_or_clone(agent).pack()).collect();
+        Ok(Response::new(wire::WantingResponse { agents }))
     }
 
     async fn heartbeats(&self, request: Request<wire::HeartbeatsRequest>) -> Answer<wire::HeartbeatsResponse> {

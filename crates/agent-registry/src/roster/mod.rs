@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream::BoxStream};
 use guildhall_domain::{
     Agent, AgentChange, AgentId, AgentPage, AgentQuery, Entropy, Error, Result, TenantId,
-    agent::subject,
+    agent::{Delivery, subject},
     ports::{AgentStore, Bus, bus::Hint, hot::HotKey},
 };
 use guildhall_runtime::Trouble;
@@ -102,6 +102,13 @@ impl Roster {
         // The hot store may have lost the version that would have told.
         self.fetch().await?;
         Ok(self.known(tenant, agent))
+    }
+
+    /// Of every tenant.
+    pub(crate) async fn wanting(&self, delivery: Delivery) -> Result<Vec<Arc<Agent>>> {
+        self.catch_up().await?;
+        let moment = self.gauge.moment();
+        Ok(self.tenants().iter().flat_map(|(_, roster)| roster.wanting(delivery, moment)).collect())
     }
 
     /// As far as this copy knows.

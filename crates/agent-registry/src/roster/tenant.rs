@@ -8,7 +8,7 @@ use std::{
 
 use guildhall_domain::{
     Agent, AgentId, AgentPage, AgentQuery, Presence, Timestamp,
-    agent::{PAGE_DEFAULT, PAGE_MAX},
+    agent::{Delivery, PAGE_DEFAULT, PAGE_MAX},
 };
 use parking_lot::Mutex;
 
@@ -102,6 +102,17 @@ impl TenantRoster {
 
     pub(crate) fn list(&self, query: &AgentQuery, moment: Moment) -> AgentPage {
         self.shown(moment).page(query)
+    }
+
+    /// Those that want their mail brought this way.
+    pub(crate) fn wanting(&self, delivery: Delivery, moment: Moment) -> Vec<Arc<Agent>> {
+        let mut book = self.book.lock();
+        let wanting = book.members.values_mut().filter(|member| member.agent.delivery == delivery);
+        let shown = wanting.map(|member| {
+            member.show(moment);
+            member.agent.clone()
+        });
+        shown.collect()
     }
 
     pub(crate) fn shown(&self, moment: Moment) -> Arc<Shown> {

@@ -9,7 +9,7 @@ use crate::{
     AccessView, Agent, AgentId, AgentPage, AgentQuery, AuditEntry, AuditRecord, Call, IssuedToken, NewAgent, PublicKey,
     RegistrationKey, Result, TokenRequest,
     access::Revocation,
-    agent::Heartbeat,
+    agent::{Delivery, Heartbeat},
     audit::{AuditQuery, AuditVerdict},
 };
 
@@ -28,6 +28,8 @@ pub struct Registration {
     pub token: IssuedToken,
     /// False when the id was there before and has been updated.
     pub created: bool,
+    /// What its webhook knows the hall by, where it wants its mail brought that way.
+    pub webhook_secret: Option<SecretString>,
 }
 
 #[async_trait]
@@ -40,6 +42,10 @@ pub trait AgentRegistry: Send + Sync + 'static {
     async fn pause(&self, call: &Call, agent: &AgentId, reason: &str) -> Result<Arc<Agent>>;
     async fn resume(&self, call: &Call, agent: &AgentId) -> Result<Arc<Agent>>;
     async fn set_key(&self, call: &Call, agent: &AgentId, key: PublicKey) -> Result<Arc<Agent>>;
+    /// What the agent's webhook knows the hall by. For the agent itself and those who may register it.
+    async fn webhook_secret(&self, call: &Call, agent: &AgentId) -> Result<SecretString>;
+    /// Agents of every tenant that want their mail brought this way. For the hall's own services.
+    async fn wanting(&self, call: &Call, delivery: Delivery) -> Result<Vec<Arc<Agent>>>;
     /// Signs of life, at most 1,000 a call. Unknown agents are passed over: they may just have left.
     async fn heartbeats(&self, call: &Call, beats: Vec<Heartbeat>) -> Result<()>;
 

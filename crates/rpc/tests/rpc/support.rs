@@ -100,6 +100,8 @@ stub_of_everything_else! {
     pause PauseRequest PauseResponse;
     resume ResumeRequest ResumeResponse;
     set_key SetKeyRequest SetKeyResponse;
+    webhook_secret WebhookSecretRequest WebhookSecretResponse;
+    wanting WantingRequest WantingResponse;
     heartbeats HeartbeatsRequest HeartbeatsResponse;
     access AccessRequest AccessResponse;
     issue_token IssueTokenRequest IssueTokenResponse;

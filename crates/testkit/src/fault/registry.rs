@@ -7,7 +7,7 @@ use guildhall_domain::{
     AccessView, Agent, AgentId, AgentPage, AgentQuery, AuditEntry, AuditRecord, Call, IssuedToken, NewAgent, PublicKey,
     RegistrationKey, Result, TokenRequest,
     access::Revocation,
-    agent::Heartbeat,
+    agent::{Delivery, Heartbeat},
     audit::{AuditQuery, AuditVerdict},
     ports::{
         AgentRegistry,
@@ -46,6 +46,14 @@ impl AgentRegistry for Faulty<dyn AgentRegistry> {
 
     async fn set_key(&self, call: &Call, agent: &AgentId, key: PublicKey) -> Result<Arc<Agent>> {
         write(&self.plan, || self.inner.set_key(call, agent, key.clone())).await
+    }
+
+    async fn webhook_secret(&self, call: &Call, agent: &AgentId) -> Result<SecretString> {
+        read(&self.plan, ("webhook_secret", &call.principal, agent), || self.inner.webhook_secret(call, agent)).await
+    }
+
+    async fn wanting(&self, call: &Call, delivery: Delivery) -> Result<Vec<Arc<Agent>>> {
+        read(&self.plan, ("wanting", &call.principal, delivery), || self.inner.wanting(call, delivery)).await
     }
 
     async fn heartbeats(&self, call: &Call, beats: Vec<Heartbeat>) -> Result<()> {

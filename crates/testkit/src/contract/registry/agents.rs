@@ -11,9 +11,10 @@ use guildhall_domain::{
         bus::{Hint, Subject},
     },
 };
+use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 
-use super::{Stage, admin, admin_of, agent as by_itself, found, id, named, refused};
+use super::{Stage, admin, admin_of, agent as by_itself, found, hall, id, named, refused};
 use crate::contract::insist;
 
 fn full(name: &str) -> NewAgent {
@@ -254,4 +255,54 @@ async fn listen(stage: &Stage, subject: Subject) -> Hints {
 
 async fn next(hints: &mut Hints) -> Hint {
     tokio::time::timeout(Duration::from_secs(10), hints.next()).await.expect("a hint within 10 s").expect("a hint")
+}
+
+pub async fn who_wants_webhooks_says_where_and_has_a_secret_of_its_own(stage: &Stage) {
+    let hooked = |name, url: Option<&str>| NewAgent {
+        delivery: Some(Delivery::Webhook),
+        webhook_url: url.map(str::to_owned),
+        ..named(name)
+    };
+    let nowhere = [None, Some("nowhere"), Some("ftp://example.org/"), Some("https://me:pw@example.org/")];
+    for url in nowhere {
+        refused(stage.register(&admin(), &hooked("hooked", url)).await, ErrorCode::InvalidParams);
+    }
+    refused(insist(|| async { stage.here.get(&admin(), &id("hooked")).await }).await, ErrorCode::NotFound);
+
+    let url = Some("https://agent.example.org/mail");
+    let registered = stage.register(&admin(), &hooked("hooked", url)).await.unwrap();
+    let secret = registered.webhook_secret.expect("a secret").expose_secret().to_owned();
+    assert!(secret.starts_with("whsec_") && secret.len() == 50, "{} characters", secret.len());
+    assert!(stage.register(&admin(), &named("plain")).await.unwrap().webhook_secret.is_none());
+    // Its address is known.
+    let again = stage.register(&by_itself("hooked"), &hooked("hooked", None)).await.unwrap();
+    assert_eq!(again.agent.webhook_url.as_deref(), url);
+    for (caller, registry) in [(by_itself("hooked"), &stage.there), (admin(), &stage.here)] {
+        let told = insist(|| async { registry.webhook_secret(&caller, &id("hooked")).await }).await.unwrap();
+        assert_eq!(told.expose_secret(), secret);
+    }
+    let secret_for = |caller: Call, of: &'static str| async move {
+        insist(|| async { stage.there.webhook_secret(&caller, &id(of)).await }).await
+    };
+    refused(secret_for(by_itself("plain"), "hooked").await, ErrorCode::PermissionDenied);
+    refused(secret_for(admin_of("acme"), "hooked").await, ErrorCode::NotFound);
+
+    stage.register(&admin_of("acme"), &hooked("elsewhere", url)).await.unwrap();
+    refused(
+        insist(|| async { stage.there.wanting(&admin(), Delivery::Webhook).await }).await,
+        ErrorCode::PermissionDenied,
+    );
+    let wanting = |wanted: &'static [(&str, &str)]| async move {
+        let look = || async {
+            let agents = stage.there.wanting(&hall(), Delivery::Webhook).await?;
+            let mut seen: Vec<_> =
+                agents.iter().map(|agent| (agent.tenant.as_str(), agent.agent_id.as_str())).collect();
+            seen.sort_unstable();
+            Ok((seen == wanted).then_some(()))
+        };
+        stage.finds("those who want webhooks", look).await;
+    };
+    wanting(&[("acme", "elsewhere"), ("default", "hooked")]).await;
+    stage.register(&admin(), &NewAgent { delivery: Some(Delivery::Poll), ..named("hooked") }).await.unwrap();
+    wanting(&[("acme", "elsewhere")]).await;
 }
