@@ -38,6 +38,9 @@ pub(super) struct Registered {
     token_expires_at: String,
     /// False when the id was there before and has been updated.
     created: bool,
+    /// With `webhook_url`: the secret that what is brought there is signed with (Standard Webhooks).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook_secret: Option<String>,
     /// The others who are here, at most 100.
     #[schema(value_type = Vec<Object>)]
     peers: Vec<Peer>,
@@ -73,6 +76,7 @@ pub(super) async fn register(
         token: registration.token.token.expose_secret().to_owned(),
         token_expires_at: registration.token.expires_at.to_string(),
         created: registration.created,
+        webhook_secret: registration.webhook_secret.map(|secret| secret.expose_secret().to_owned()),
         peers: peers(&hall, &call, &agent.agent_id).await?,
     }))
 }
@@ -199,6 +203,30 @@ pub(super) async fn set_key(
 ) -> Result<Answer<Arc<Agent>>> {
     key.check()?;
     Ok(Answer(hall.registry.set_key(&caller.call(), &AgentId::new(id)?, key).await?))
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct WebhookSecret {
+    success: bool,
+    agent_id: String,
+    secret: String,
+}
+
+/// The secret that mail brought to the agent's webhook is signed with (Standard Webhooks).
+#[utoipa::path(get, path = "/api/v1/agents/{id}/webhook-secret", tag = "agents", params(("id" = String, Path)),
+    responses((status = 200, body = WebhookSecret), (status = 404)))]
+pub(super) async fn webhook_secret(
+    State(hall): State<Arc<Hall>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Answer<WebhookSecret>> {
+    let id = AgentId::new(id)?;
+    let secret = hall.registry.webhook_secret(&caller.call(), &id).await?;
+    Ok(Answer(WebhookSecret {
+        success: true,
+        agent_id: id.to_string(),
+        secret: secret.expose_secret().to_owned(),
+    }))
 }
 
 #[derive(Deserialize, ToSchema)]

@@ -62,6 +62,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route!(DELETE "/api/v1/agents/{id}", RemoveAgent, Counts, agents::remove),
     route!(POST "/api/v1/agents/{id}/heartbeat", Heartbeat, Free, agents::heartbeat),
     route!(PUT "/api/v1/agents/{id}/key", SetAgentKey, Counts, agents::set_key),
+    route!(GET "/api/v1/agents/{id}/webhook-secret", RegisterAgent, Counts, agents::webhook_secret),
     route!(POST "/api/v1/agents/{id}/pause", PauseAgent, Counts, agents::pause),
     route!(POST "/api/v1/agents/{id}/resume", ResumeAgent, Counts, agents::resume),
     route!(GET "/api/v1/audit", ReadAudit, Counts, audit::query),
@@ -232,13 +233,14 @@ pub(in crate::rest) mod tests {
             }
             matrix.push('\n');
         }
-        insta::assert_snapshot!(matrix, @r#"
+        insta::assert_snapshot!(matrix, @"
         post /api/v1/agents/register: admin=yes agent=yes observer=no unknown=no
         get /api/v1/agents: admin=yes agent=yes observer=yes unknown=no
         get /api/v1/agents/{id}: admin=any agent=any observer=any unknown=no
         delete /api/v1/agents/{id}: admin=any agent=own observer=no unknown=no
         post /api/v1/agents/{id}/heartbeat: admin=any agent=own observer=no unknown=no
         put /api/v1/agents/{id}/key: admin=any agent=own observer=no unknown=no
+        get /api/v1/agents/{id}/webhook-secret: admin=any agent=own observer=no unknown=no
         post /api/v1/agents/{id}/pause: admin=any agent=no observer=no unknown=no
         post /api/v1/agents/{id}/resume: admin=any agent=no observer=no unknown=no
         get /api/v1/audit: admin=yes agent=no observer=no unknown=no
@@ -283,20 +285,6 @@ pub(in crate::rest) mod tests {
         tool send_message: admin=yes agent=yes observer=no unknown=no
         tool set_public_key: admin=yes agent=yes observer=no unknown=no
         tool subscribe_topic: admin=yes agent=yes observer=no unknown=no
-        "#None
-        post /api/v1/agents/register: admin=yes agent=yes observer=no unknown=no
-        get /api/v1/agents: admin=yes agent=yes observer=yes unknown=no
-        get /api/v1/agents/{id}: admin=any agent=any observer=any unknown=no
-        delete /api/v1/agents/{id}: admin=any agent=own observer=no unknown=no
-        post /api/v1/agents/{id}/heartbeat: admin=any agent=own observer=no unknown=no
-        put /api/v1/agents/{id}/key: admin=any agent=own observer=no unknown=no
-        post /api/v1/agents/{id}/pause: admin=any agent=no observer=no unknown=no
-        post /api/v1/agents/{id}/resume: admin=any agent=no observer=no unknown=no
-        get /api/v1/audit: admin=yes agent=no observer=no unknown=no
-        get /api/v1/audit/verify: admin=yes agent=no observer=no unknown=no
-        post /tools/{name}: admin=yes agent=yes observer=yes unknown=no
-        tool list_agents: admin=yes agent=yes observer=yes unknown=no
-        tool register_agent: admin=yes agent=yes observer=no unknown=no
         ");
     }
 }

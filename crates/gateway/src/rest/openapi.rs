@@ -17,6 +17,7 @@ use super::{agents, audit, dead_letters, messages, requests, tools, topics};
         agents::remove,
         agents::heartbeat,
         agents::set_key,
+        agents::webhook_secret,
         agents::pause,
         agents::resume,
         audit::query,
