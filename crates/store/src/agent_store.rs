@@ -17,38 +17,54 @@ use crate::{
     access::AccessTables,
     agents::{AgentTable, edited, registered},
     audit::AuditTables,
+    chain::ChainTables,
     engine::{Sql, in_time},
     failure::Failure,
-    mail::MailTables,
+    mail::{MailTables, tenancy::TenancyTables},
     many::Many,
     row::{AgentRow, RegistrationKeyRow, SigningKeyRow, count},
     topics::TopicTables,
 };
 
 /// All tables, through one connection.
-pub(crate) trait Tables: AgentTable + AccessTables + AuditTables + MailTables + TopicTables + Many {}
-impl<C: AgentTable + AccessTables + AuditTables + MailTables + TopicTables + Many> Tables for C {}
+pub(crate) trait Tables:
+    AgentTable + AccessTables + AuditTables + ChainTables + MailTables + TopicTables + Many
+{
+}
+impl<C: AgentTable + AccessTables + AuditTables + ChainTables + MailTables + TopicTables + Many> Tables for C {}
 
-async fn register(
-    tables: &mut impl Tables,
-    tenant: &TenantId,
-    new: &NewAgent,
+/// What a registration says, and whether its transaction may lock the mailbox of an agent that left.
+#[derive(Clone)]
+struct Registration {
+    tenant: TenantId,
+    new: NewAgent,
     if_present: IfPresent,
     now: Timestamp,
-) -> Result<StoredAgent, Failure> {
+    apart: bool,
+}
+
+/// `None` when it must be done apart, and nothing was done.
+async fn register(tables: &mut impl Tables, registration: &Registration) -> Result<Option<StoredAgent>, Failure> {
+    let Registration { tenant, new, if_present, now, apart } = registration;
     let version = tables.next_agent_version().await?;
     let before = tables.agent(tenant, &new.agent_id).await?;
     let created = before.as_ref().is_none_or(AgentRow::is_gone);
-    if !created && if_present == IfPresent::Refuse {
+    if created && before.is_some() {
+        if !apart {
+            return Ok(None);
+        }
+        tables.open_mailbox(tenant, &new.agent_id).await?;
+    }
+    if !created && *if_present == IfPresent::Refuse {
         let taken = format!(
             "the agent id {} is taken: register again with that agent's own token, or choose another id",
             new.agent_id
         );
         return Err(Error::denied(taken).into());
     }
-    let agent = Agent { version: count(version)?, ..registered(tenant, new, before, now)? };
+    let agent = Agent { version: count(version)?, ..registered(tenant, new, before, *now)? };
     tables.put_agent(&agent).await?;
-    Ok(StoredAgent { agent, created })
+    Ok(Some(StoredAgent { agent, created }))
 }
 
 /// The agent as the edit leaves it, `None` when there is none.
@@ -141,14 +157,29 @@ where
         audit: AuditEntry,
     ) -> Result<StoredAgent> {
         let (tenant, new, scribe) = (tenant.clone(), new.clone(), Arc::clone(&self.scribe));
-        let register = self.writer.write(move |tables| {
+        let registration = Registration { tenant, new, if_present, now, apart: false };
+        let apart = (Registration { apart: true, ..registration.clone() }, audit.clone());
+        let together = self.writer.write(move |tables| {
             Box::pin(async move {
-                let registered = register(tables, &tenant, &new, if_present, now).await?;
-                scribe.record(tables, &[audit]).await?;
+                let registered = register(tables, &registration).await?;
+                if registered.is_some() {
+                    scribe.record(tables, &[audit]).await?;
+                }
                 Ok(registered)
             })
         });
-        register.await
+        if let Some(registered) = together.await? {
+            return Ok(registered);
+        }
+        let ((registration, audit), scribe) = (apart, Arc::clone(&self.mail_scribe));
+        let apart = self.writer.write_apart(move |tables| {
+            Box::pin(async move {
+                let registered = register(tables, &registration).await?;
+                scribe.record(tables, &[audit]).await?;
+                Ok(registered.expect("apart, every registration can be done"))
+            })
+        });
+        apart.await
     }
 
     async fn agent(&self, tenant: &TenantId, agent: &AgentId) -> Result<Option<Agent>> {
@@ -178,9 +209,11 @@ where
         edit.await
     }
 
+    /// Apart, for it locks the agent's mailbox: in a transaction with others that do, it could meet a send to both of
+    /// them in a deadlock.
     async fn remove(&self, tenant: &TenantId, agent: &AgentId, audit: AuditEntry) -> Result<Option<u64>> {
-        let (tenant, agent, scribe) = (tenant.clone(), agent.clone(), Arc::clone(&self.scribe));
-        let remove = self.writer.write(move |tables| {
+        let (tenant, agent, scribe) = (tenant.clone(), agent.clone(), Arc::clone(&self.mail_scribe));
+        let remove = self.writer.write_apart(move |tables| {
             Box::pin(async move {
                 let version = tables.next_agent_version().await?;
                 if !tables.bury_agent(&tenant, &agent, version).await? {
@@ -188,6 +221,7 @@ where
                 }
                 tables.next_access_version().await?;
                 tables.remove_from_all_topics(&tenant, &agent).await?;
+                tables.close_mailbox(&tenant, &agent, audit.at).await?;
                 scribe.record(tables, &[audit]).await?;
                 Ok(Some(count(version)?))
             })

@@ -26,6 +26,8 @@ use crate::{
 
 /// How long a call waits for a connection before it learns that the engine is away; well within a call's deadline.
 const ACQUIRE: Duration = Duration::from_secs(5);
+/// Statements that a connection keeps prepared; more than this program has.
+const STATEMENTS: usize = 512;
 /// How long a read may take.
 const READ: Duration = Duration::from_secs(10);
 
@@ -134,13 +136,22 @@ impl Sql<Sqlite> {
             .pragma("cache_size", "-8192")
             .pragma("temp_store", "memory")
             .disable_statement_logging();
+        let writes = options
+            .clone()
+            // A page that many commits change is copied into the file once for all of them: the log may grow to 64 MiB
+            // before it is. At SQLite's own 4 MiB every second commit of a busy hall would stop for that.
+            .pragma("wal_autocheckpoint", "16000")
+            // What a busy hall changes again and again is not read anew: keys of receipts, places in mailboxes.
+            .pragma("cache_size", "-32768")
+            // A text for each number of rows (`bulk.rs`).
+            .statement_cache_capacity(STATEMENTS);
         let writing = PoolOptions::new()
             .max_connections(1)
             .acquire_timeout(ACQUIRE)
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false)
-            .connect_lazy_with(options.clone());
+            .connect_lazy_with(writes);
         let reading = PoolOptions::new()
             .max_connections(readers.max(2))
             .acquire_timeout(ACQUIRE)
@@ -168,7 +179,11 @@ impl Sql<Postgres> {
         scribe: Arc<Scribe>,
         mail_scribe: Arc<Scribe>,
     ) -> Self {
-        let options = server.clone().application_name("guildhall").disable_statement_logging();
+        let options = server
+            .clone()
+            .application_name("guildhall")
+            .statement_cache_capacity(STATEMENTS)
+            .disable_statement_logging();
         let pool = PgPoolOptions::new().max_connections(connections.max(2)).acquire_timeout(ACQUIRE).connect_lazy_with(
             options.clone().options([
                 // Nothing waits for ever, and who is at fault gives up first: a replica that stopped amid its

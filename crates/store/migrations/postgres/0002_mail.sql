@@ -12,7 +12,8 @@ ALTER TABLE agents ADD COLUMN old_keys TEXT COLLATE "C" NOT NULL DEFAULT '[]';
 CREATE SEQUENCE mailbox_numbers;
 
 -- Made when mail first comes, and kept: `closed` once its agent has left, so that nothing can be sent to it any more.
--- `waiting` counts deliveries that are not settled. `turn` is where its round of priorities stands.
+-- `waiting` counts deliveries that are not settled. `turn` is where its round of priorities stands. What has a number
+-- up to `since` was sent to an agent that left, before another took its id: it is not for that one to read.
 CREATE TABLE mailboxes (
     mailbox BIGINT NOT NULL DEFAULT nextval('mailbox_numbers'),
     tenant  TEXT COLLATE "C" NOT NULL,
@@ -21,6 +22,7 @@ CREATE TABLE mailboxes (
     closed  BOOLEAN NOT NULL DEFAULT FALSE,
     waiting BIGINT NOT NULL DEFAULT 0,
     turn    BIGINT NOT NULL DEFAULT 0,
+    since   BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant, sort, name)
 ) PARTITION BY HASH (tenant, sort, name);
 CREATE TABLE mailboxes_0 PARTITION OF mailboxes FOR VALUES WITH (MODULUS 8, REMAINDER 0);
@@ -96,8 +98,9 @@ CREATE INDEX deliveries_leased ON deliveries (lease_until) WHERE lease_until IS 
 CREATE INDEX deliveries_resting ON deliveries (rests_until) WHERE rests_until IS NOT NULL;
 CREATE INDEX deliveries_expiring ON deliveries (expires_at) WHERE open AND expires_at IS NOT NULL;
 
--- For many mailboxes: who they are was decided when it was accepted; `next` is the first of `members` (JSON) that it
--- has not reached. Nothing that its sender sent later passes it while it is `underway`.
+-- For many mailboxes: who they are (`members`, JSON) was decided when it was accepted. Nothing that its sender sent
+-- later passes it while it is `underway`; then `wide_progress` has the place of the first member that it has not
+-- reached, for itself, so that a step forward does not write the members anew.
 CREATE TABLE wide_messages (
     message_id BYTEA NOT NULL PRIMARY KEY,
     number     BIGINT NOT NULL,
@@ -106,10 +109,15 @@ CREATE TABLE wide_messages (
     priority   SMALLINT NOT NULL,
     expires_at BIGINT,
     members    TEXT COLLATE "C" NOT NULL,
-    next       BIGINT NOT NULL,
     underway   BOOLEAN NOT NULL
 );
 CREATE INDEX wide_messages_underway ON wide_messages (number) WHERE underway;
+CREATE TABLE wide_progress (
+    message_id BYTEA NOT NULL PRIMARY KEY,
+    number     BIGINT NOT NULL,
+    next       BIGINT NOT NULL
+);
+CREATE INDEX wide_progress_in_order ON wide_progress (number);
 
 -- `key` is over tenant, sender and the sender's key; `fingerprint` over all that was said under it.
 CREATE TABLE receipts (

@@ -7,7 +7,8 @@ ALTER TABLE agents ADD COLUMN webhook_url TEXT;
 ALTER TABLE agents ADD COLUMN old_keys TEXT NOT NULL DEFAULT '[]';
 
 -- Made when mail first comes, and kept: `closed` once its agent has left, so that nothing can be sent to it any more.
--- `waiting` counts deliveries that are not settled. `turn` is where its round of priorities stands.
+-- `waiting` counts deliveries that are not settled. `turn` is where its round of priorities stands. What has a number
+-- up to `since` was sent to an agent that left, before another took its id: it is not for that one to read.
 CREATE TABLE mailboxes (
     mailbox INTEGER NOT NULL PRIMARY KEY,
     tenant  TEXT NOT NULL,
@@ -16,6 +17,7 @@ CREATE TABLE mailboxes (
     closed  BOOLEAN NOT NULL DEFAULT FALSE,
     waiting BIGINT NOT NULL DEFAULT 0,
     turn    BIGINT NOT NULL DEFAULT 0,
+    since   BIGINT NOT NULL DEFAULT 0,
     UNIQUE (tenant, sort, name)
 );
 
@@ -69,8 +71,9 @@ CREATE INDEX deliveries_leased ON deliveries (lease_until) WHERE lease_until IS 
 CREATE INDEX deliveries_resting ON deliveries (rests_until) WHERE rests_until IS NOT NULL;
 CREATE INDEX deliveries_expiring ON deliveries (expires_at) WHERE open AND expires_at IS NOT NULL;
 
--- For many mailboxes: who they are was decided when it was accepted; `next` is the first of `members` (JSON) that it
--- has not reached. Nothing that its sender sent later passes it while it is `underway`.
+-- For many mailboxes: who they are (`members`, JSON) was decided when it was accepted. Nothing that its sender sent
+-- later passes it while it is `underway`; then `wide_progress` has the place of the first member that it has not
+-- reached, for itself, so that a step forward does not write the members anew.
 CREATE TABLE wide_messages (
     message_id BLOB NOT NULL PRIMARY KEY,
     number     BIGINT NOT NULL,
@@ -79,10 +82,15 @@ CREATE TABLE wide_messages (
     priority   SMALLINT NOT NULL,
     expires_at BIGINT,
     members    TEXT NOT NULL,
-    next       BIGINT NOT NULL,
     underway   BOOLEAN NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX wide_messages_underway ON wide_messages (number) WHERE underway;
+CREATE TABLE wide_progress (
+    message_id BLOB NOT NULL PRIMARY KEY,
+    number     BIGINT NOT NULL,
+    next       BIGINT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX wide_progress_in_order ON wide_progress (number);
 
 -- `key` is over tenant, sender and the sender's key; `fingerprint` over all that was said under it.
 CREATE TABLE receipts (

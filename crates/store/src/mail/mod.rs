@@ -18,6 +18,7 @@ pub(crate) mod rows;
 pub(crate) mod send;
 pub(crate) mod settle;
 pub(crate) mod take;
+pub(crate) mod tenancy;
 pub(crate) mod wide;
 
 use async_trait::async_trait;
@@ -41,6 +42,7 @@ use crate::{agent_store::Tables, engine::Sql};
 pub(crate) trait MailTables:
     send::SendTables
     + wide::WideTables
+    + tenancy::TenancyTables
     + take::TakeTables
     + settle::SettleTables
     + lapse::LapseTables
@@ -53,6 +55,8 @@ pub(crate) trait MailTables:
 impl<C> MailTables for C where
     C: send::SendTables
         + wide::WideTables
+        + tenancy::TenancyTables
+        + tenancy::TenancyTables
         + take::TakeTables
         + settle::SettleTables
         + lapse::LapseTables

@@ -23,7 +23,10 @@ use guildhall_domain::{
 };
 use sqlx::Database;
 
-pub(crate) use self::plan::{Asked, Counted, Named, NewDelivery, Standing, StillBorn};
+pub(crate) use self::{
+    decide::{HAS_LEFT, no_room},
+    plan::{Asked, Counted, Named, NewDelivery, Standing, StillBorn},
+};
 use self::{
     decide::{View, decide},
     plan::{Accepting, Begins, Breaker, Kept, Plan},
@@ -64,7 +67,11 @@ pub(crate) struct Parcel {
 
 impl Parcel {
     fn new(scribe: &Scribe, outgoing: Outgoing) -> Self {
-        let Outgoing { message, to, receipt, request, audit } = outgoing;
+        let Outgoing { message, mut to, receipt, request, audit } = outgoing;
+        if let Addressees::Many(agents) = &mut to {
+            agents.sort_unstable();
+            agents.dedup();
+        }
         Self {
             message_id: message.message_id.bytes(),
             sender: message.from.as_str().into(),

@@ -6,14 +6,12 @@ use guildhall_domain::ports::mail_store::Addressees;
 use sqlx::{PgConnection, SqliteConnection};
 
 use super::plan::{Accepting, Asked, Trial};
-use crate::{
-    failure::Failure,
-    row::{json, signed},
-};
+use crate::{failure::Failure, row::json};
 
 const ADD_WIDE: &str = "INSERT INTO wide_messages
-        (message_id, number, tenant, sender, priority, expires_at, members, next, underway)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+        (message_id, number, tenant, sender, priority, expires_at, members, underway)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+const BEGIN_PROGRESS: &str = "INSERT INTO wide_progress (message_id, number, next) VALUES ($1, $2, 0)";
 const ADD_REQUEST: &str = "INSERT INTO requests
         (message_id, tenant, sender, sort, name, asked_at, deadline, waits, state)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0)";
@@ -33,8 +31,6 @@ macro_rules! seldom_tables {
             async fn add_wide(&mut self, message: &Accepting<'_>, number: i64) -> Result<(), Failure> {
                 let Accepting { tenant, parcel, .. } = message;
                 let Addressees::Many(agents) = &parcel.to else { return Ok(()) };
-                let is_underway = parcel.is_underway();
-                let reached = if is_underway { 0 } else { agents.len() };
                 let add = sqlx::query(ADD_WIDE)
                     .bind(&parcel.message_id[..])
                     .bind(number)
@@ -43,9 +39,11 @@ macro_rules! seldom_tables {
                     .bind(parcel.priority)
                     .bind(parcel.expires_at)
                     .bind(json(agents)?)
-                    .bind(signed(reached as u64))
-                    .bind(is_underway);
-                add.execute(self).await?;
+                    .bind(parcel.is_underway());
+                add.execute(&mut *self).await?;
+                if parcel.is_underway() {
+                    sqlx::query(BEGIN_PROGRESS).bind(&parcel.message_id[..]).bind(number).execute(self).await?;
+                }
                 Ok(())
             }
 
