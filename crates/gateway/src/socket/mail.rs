@@ -241,7 +241,7 @@ impl Door {
                 Ok(_) => Verdict::Ack,
                 // Nobody is there to be answered.
                 Err(error) if matches!(error.code, ErrorCode::NotFound | ErrorCode::MailboxFull) => Verdict::Ack,
-                Err(error) => Verdict::Nack { delay: None, reason: Some("the hall could not answer it".to_owned()) },
+                Err(_) => Verdict::Nack { delay: None, reason: Some("the hall could not answer it".to_owned()) },
             };
             self.settle(socket, None, Settling { message_id: ping.message.message_id, lease: ping.lease, verdict });
         }

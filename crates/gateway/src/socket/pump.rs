@@ -21,7 +21,7 @@ use super::{
     Door,
     cut::Cut,
     errands::Errand,
-    frame::{self, Ack, Heartbeat, Heard, Nack, Reference, Renew, Said, Unsubscribe},
+    frame::{self, Ack, Heard, Heartbeat, Nack, Reference, Renew, Said, Unsubscribe},
     mail::nack,
     outbox::Next,
     sockets::Socket,

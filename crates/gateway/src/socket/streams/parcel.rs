@@ -143,14 +143,7 @@ impl Door {
         }
     }
 
-    fn offered(
-        self: &Arc<Self>,
-        to: SocketId,
-        stream: Arc<str>,
-        end: End,
-        credit: Credit,
-        metadata: Option<&Body>,
-    ) {
+    fn offered(self: &Arc<Self>, to: SocketId, stream: Arc<str>, end: End, credit: Credit, metadata: Option<&Body>) {
         let refuse = |end: End, reason: String| self.say(end, to, &stream, Say::End { reason });
         let Some(socket) = self.sockets.find(&end.tenant, &end.agent, to) else {
             return refuse(end, "the other side's socket has closed".to_owned());

@@ -1,0 +1,1 @@
+//! What very many sockets cost.
