@@ -1,7 +1,8 @@
 //! What was done, by whom, and the proof that nothing was changed afterwards.
 //!
 //! An [`AuditEntry`] is what someone records. In the database it becomes an [`AuditRecord`]: numbered by its
-//! writer within an epoch, so that a missing one shows, and later chained by the tenant's sealer.
+//! writer within an epoch, so that a missing one shows, and later chained by the tenant's sealer, a run of them at a
+//! time.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -91,7 +92,8 @@ pub struct AuditRecord {
     /// chain, stays, and without the salt nobody can try bodies against it.
     pub salt: Option<String>,
     pub body: Option<Value>,
-    /// SHA-256 over the hash before it and this record, hex; `None` until sealed.
+    /// SHA-256 over the hash before it and this record, hex. Known at the end of each run of records that were sealed
+    /// together, and from there to the next can be computed; `None` elsewhere.
     pub hash: Option<String>,
 }
 

@@ -1,4 +1,5 @@
-//! The tables of the audit chain, and the scribe who writes this process's part of it.
+//! The tables that the audit is written to and queried from, and the scribe who writes this process's part of it. What
+//! the sealer adds is in `chain.rs`.
 //!
 //! A number is taken in the transaction of the act that it counts, by adding to the epoch's row: an act that is
 //! undone gives its number back, so that a number that is missing means a record that was taken away.
@@ -8,7 +9,6 @@ use std::{collections::BTreeMap, future::Future, sync::Arc};
 use guildhall_domain::{
     AuditEntry, Clock, Entropy, Error, Result, TenantId, Timestamp,
     audit::{AuditQuery, canonical_body},
-    ports::audit_store::Head,
 };
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, SqliteConnection};
@@ -16,7 +16,7 @@ use sqlx::{PgConnection, SqliteConnection};
 use crate::{
     bulk::{Bulk, Values, parts},
     failure::Failure,
-    row::{AuditRow, EpochRow, WrittenRow, count, signed},
+    row::{AuditRow, signed},
 };
 
 /// Records a query gives when it does not say, and at most.
@@ -31,8 +31,6 @@ const OPEN_EPOCH: &str = "INSERT INTO audit_epochs (tenant, writer, epoch, run, 
     SELECT $1, $2, COALESCE(MAX(epoch), 0) + 1, $3, 0, 0, FALSE FROM audit_epochs WHERE tenant = $1 AND writer = $2
     ON CONFLICT DO NOTHING";
 const CLOSE_EPOCHS: &str = "UPDATE audit_epochs SET closed = TRUE WHERE writer = $1 AND run = $2 AND NOT closed";
-const EPOCHS: &str = "SELECT writer, epoch, last_number, closed FROM audit_epochs
-    WHERE tenant = $1 ORDER BY writer, epoch";
 
 static SQLITE_ADD_RECORDS: Bulk = Bulk::new(
     "INSERT INTO audit_records (tenant, writer, epoch, number, recorded_at, at, actor_kind, actor, act, target,
@@ -46,22 +44,18 @@ const POSTGRES_ADD_RECORDS: &str = "INSERT INTO audit_records (tenant, writer, e
     FROM UNNEST($6::bigint[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::text[],
         $14::text[]) WITH ORDINALITY
         AS record (at, actor_kind, actor, act, target, outcome, salt, body, body_hash, place)";
-const QUERY: &str = "SELECT * FROM audit_records
-    WHERE tenant = $1 AND ($2 IS NULL OR actor = $2) AND ($3 IS NULL OR substr(act, 1, length($3)) = $3)
-        AND ($4 IS NULL OR target = $4) AND at >= $5 AND at <= $6
-    ORDER BY at DESC, recorded_at DESC, writer, epoch DESC, number DESC LIMIT $7";
-const WRITTEN: &str = "SELECT writer, epoch, COUNT(*) AS records, COUNT(*) - COUNT(position) AS unsealed,
-        MAX(number) AS last_number
-    FROM audit_records WHERE tenant = $1 GROUP BY writer, epoch ORDER BY writer, epoch";
-
-const UNSEALED_TENANTS: &str = "SELECT DISTINCT tenant FROM audit_records WHERE position IS NULL ORDER BY tenant";
-const UNSEALED: &str = "SELECT * FROM audit_records WHERE tenant = $1 AND position IS NULL
-    ORDER BY recorded_at, writer, epoch, number LIMIT $2";
-const SEALED: &str = "SELECT * FROM audit_records WHERE tenant = $1 AND position > $2 ORDER BY position LIMIT $3";
-const HEAD: &str = "SELECT position, hash FROM audit_heads WHERE tenant = $1";
-const FIRST_HEAD: &str = "INSERT INTO audit_heads (tenant, position, hash) VALUES ($1, 0, '') ON CONFLICT DO NOTHING";
-const MOVE_HEAD: &str = "UPDATE audit_heads SET position = $4, hash = $5
-    WHERE tenant = $1 AND position = $2 AND hash = $3";
+/// Each beside the last seal that begins before it, if it reaches so far.
+const QUERY: &str = "SELECT found.*, seal.first_position + (found.number - seal.first_number) AS position,
+        CASE WHEN found.number = seal.last_number THEN seal.hash END AS hash
+    FROM (SELECT * FROM audit_records
+        WHERE tenant = $1 AND ($2 IS NULL OR actor = $2) AND ($3 IS NULL OR substr(act, 1, length($3)) = $3)
+            AND ($4 IS NULL OR target = $4) AND at >= $5 AND at <= $6
+        ORDER BY at DESC, recorded_at DESC, writer, epoch DESC, number DESC LIMIT $7) AS found
+    LEFT JOIN audit_seals AS seal ON seal.tenant = found.tenant AND seal.writer = found.writer
+        AND seal.epoch = found.epoch AND seal.last_number >= found.number
+        AND seal.first_number = (SELECT MAX(first_number) FROM audit_seals WHERE tenant = found.tenant
+            AND writer = found.writer AND epoch = found.epoch AND first_number <= found.number)
+    ORDER BY found.at DESC, found.recorded_at DESC, found.writer, found.epoch DESC, found.number DESC";
 
 /// One process as a writer of the chain.
 pub(crate) struct Scribe {
@@ -193,7 +187,6 @@ pub(crate) trait AuditTables: Send {
         run: &str,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
     fn close_epochs(&mut self, writer: &str, run: &str) -> impl Future<Output = Result<(), Failure>> + Send;
-    fn epochs(&mut self, tenant: &TenantId) -> impl Future<Output = Result<Vec<EpochRow>, Failure>> + Send;
 
     fn add_records(
         &mut self,
@@ -205,28 +198,6 @@ pub(crate) trait AuditTables: Send {
         tenant: &TenantId,
         query: &AuditQuery,
     ) -> impl Future<Output = Result<Vec<AuditRow>, Failure>> + Send;
-    fn written(&mut self, tenant: &TenantId) -> impl Future<Output = Result<Vec<WrittenRow>, Failure>> + Send;
-
-    fn unsealed_tenants(&mut self) -> impl Future<Output = Result<Vec<String>, Failure>> + Send;
-    fn unsealed(
-        &mut self,
-        tenant: &TenantId,
-        limit: usize,
-    ) -> impl Future<Output = Result<Vec<AuditRow>, Failure>> + Send;
-    fn sealed(
-        &mut self,
-        tenant: &TenantId,
-        after: u64,
-        limit: usize,
-    ) -> impl Future<Output = Result<Vec<AuditRow>, Failure>> + Send;
-    fn head(&mut self, tenant: &TenantId) -> impl Future<Output = Result<Head, Failure>> + Send;
-    /// False when the head is not at `from`.
-    fn move_head(
-        &mut self,
-        tenant: &TenantId,
-        from: &Head,
-        to: &Head,
-    ) -> impl Future<Output = Result<bool, Failure>> + Send;
 }
 
 macro_rules! audit_tables {
@@ -259,10 +230,6 @@ macro_rules! audit_tables {
                 Ok(())
             }
 
-            async fn epochs(&mut self, tenant: &TenantId) -> Result<Vec<EpochRow>, Failure> {
-                Ok(sqlx::query_as(EPOCHS).bind(tenant.as_str()).fetch_all(self).await?)
-            }
-
             async fn add_records(&mut self, place: Place<'_>, records: &[&Sealed]) -> Result<(), Failure> {
                 $add_records(self, place, records).await
             }
@@ -278,42 +245,6 @@ macro_rules! audit_tables {
                     .bind(query.to.map_or(i64::MAX, Timestamp::as_millis))
                     .bind(signed(limit as u64));
                 Ok(found.fetch_all(self).await?)
-            }
-
-            async fn written(&mut self, tenant: &TenantId) -> Result<Vec<WrittenRow>, Failure> {
-                Ok(sqlx::query_as(WRITTEN).bind(tenant.as_str()).fetch_all(self).await?)
-            }
-
-            async fn unsealed_tenants(&mut self) -> Result<Vec<String>, Failure> {
-                Ok(sqlx::query_scalar(UNSEALED_TENANTS).fetch_all(self).await?)
-            }
-
-            async fn unsealed(&mut self, tenant: &TenantId, limit: usize) -> Result<Vec<AuditRow>, Failure> {
-                let limit = signed(limit as u64);
-                Ok(sqlx::query_as(UNSEALED).bind(tenant.as_str()).bind(limit).fetch_all(self).await?)
-            }
-
-            async fn sealed(&mut self, tenant: &TenantId, after: u64, limit: usize) -> Result<Vec<AuditRow>, Failure> {
-                let (after, limit) = (signed(after), signed(limit as u64));
-                Ok(sqlx::query_as(SEALED).bind(tenant.as_str()).bind(after).bind(limit).fetch_all(self).await?)
-            }
-
-            async fn head(&mut self, tenant: &TenantId) -> Result<Head, Failure> {
-                let head: Option<(i64, String)> =
-                    sqlx::query_as(HEAD).bind(tenant.as_str()).fetch_optional(self).await?;
-                let Some((position, hash)) = head else { return Ok(Head::default()) };
-                Ok(Head { position: count(position)?, hash })
-            }
-
-            async fn move_head(&mut self, tenant: &TenantId, from: &Head, to: &Head) -> Result<bool, Failure> {
-                sqlx::query(FIRST_HEAD).bind(tenant.as_str()).execute(&mut *self).await?;
-                let moved = sqlx::query(MOVE_HEAD)
-                    .bind(tenant.as_str())
-                    .bind(signed(from.position))
-                    .bind(&from.hash)
-                    .bind(signed(to.position))
-                    .bind(&to.hash);
-                Ok(moved.execute(self).await?.rows_affected() > 0)
             }
         }
     };

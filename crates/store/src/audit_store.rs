@@ -1,6 +1,6 @@
 //! The port of the audit chain over either engine.
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use async_trait::async_trait;
 use guildhall_domain::{
@@ -16,28 +16,32 @@ use sqlx::Database;
 use crate::{
     agent_store::Tables,
     audit::AuditTables,
+    chain::ChainTables,
     engine::{Sql, in_time},
     failure::Failure,
-    row::{AuditRow, EpochRow, WrittenRow},
+    row::{AuditRow, EpochRow, SealRow, WrittenRow},
 };
 
 async fn seal(tables: &mut impl Tables, tenant: &TenantId, from: &Head, seals: &[Seal]) -> Result<(), Failure> {
     let Some(last) = seals.last() else { return Ok(()) };
-    let to = Head { position: last.position, hash: last.hash.clone() };
+    let to = Head { position: last.last_position(), hash: last.hash.clone() };
     tables.take_turn().await?;
     if !tables.move_head(tenant, from, &to).await? {
         // Where it is to be already, the answer to the first attempt was lost.
         let there = tables.head(tenant).await?;
         return if there == to { Ok(()) } else { Err(overtaken()) };
     }
-    if tables.put_seals(tenant, seals).await? != seals.len() as u64 {
-        return Err(overtaken());
+    for seal in seals {
+        if !tables.add_seal(tenant, seal).await? {
+            return Err(overtaken());
+        }
     }
     Ok(())
 }
 
 fn overtaken() -> Failure {
-    Error::conflict("another sealer was first: read the head and the unsealed records again").into()
+    Error::conflict("another sealer was first, or a record is gone: read the head, the epochs and the records again")
+        .into()
 }
 
 #[async_trait]
@@ -65,13 +69,6 @@ where
         tenants.into_iter().map(TenantId::try_from).collect()
     }
 
-    async fn unsealed(&self, tenant: &TenantId, limit: usize) -> Result<Vec<AuditRecord>> {
-        let mut tables = self.reader().await?;
-        let rows = in_time(tables.unsealed(tenant, limit)).await;
-        let rows = tables.done(rows)?;
-        rows.into_iter().map(AuditRow::record).collect()
-    }
-
     async fn head(&self, tenant: &TenantId) -> Result<Head> {
         let mut tables = self.reader().await?;
         let head = in_time(tables.head(tenant)).await;
@@ -84,9 +81,22 @@ where
         seal.await
     }
 
-    async fn sealed(&self, tenant: &TenantId, after: u64, limit: usize) -> Result<Vec<AuditRecord>> {
+    async fn seals(&self, tenant: &TenantId, after: u64, limit: usize) -> Result<Vec<Seal>> {
         let mut tables = self.reader().await?;
-        let rows = in_time(tables.sealed(tenant, after, limit)).await;
+        let rows = in_time(tables.seals(tenant, after, limit)).await;
+        let rows = tables.done(rows)?;
+        rows.into_iter().map(SealRow::seal).collect()
+    }
+
+    async fn records(
+        &self,
+        tenant: &TenantId,
+        writer: &str,
+        epoch: u64,
+        numbers: RangeInclusive<u64>,
+    ) -> Result<Vec<AuditRecord>> {
+        let mut tables = self.reader().await?;
+        let rows = in_time(tables.records(tenant, writer, epoch, &numbers)).await;
         let rows = tables.done(rows)?;
         rows.into_iter().map(AuditRow::record).collect()
     }

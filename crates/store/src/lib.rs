@@ -6,9 +6,10 @@
 //! connection of the readers, who never wait for a writer.
 //!
 //! Each statement is one text for both engines, `$1` placeholders and all. What a connection can do is a trait for
-//! each group of tables (`agents.rs`, `access.rs`, `audit.rs`), stamped by a macro for the two concrete connections;
-//! `many.rs` holds what differs, `engine.rs` how each is reached. The ports are written once, over any connection
-//! that has the tables. (`sqlx::Any` would spare the macros, and cannot read a boolean.)
+//! each group of tables (`agents.rs`, `access.rs`, `audit.rs`, `chain.rs`, `topics.rs`, those under `mail`), stamped by
+//! a macro for the two concrete connections; `many.rs` holds what differs, `engine.rs` how each is reached. The ports
+//! are written once, over any connection that has the tables. (`sqlx::Any` would spare the macros, and cannot read a
+//! boolean.)
 //!
 //! To add a table: a migration for each engine under `migrations/`, never a change to one that was released; on
 //! Postgres with the tenant in its primary key and partitioned by hash from the start, for that cannot be added later.
@@ -19,6 +20,7 @@ mod agents;
 mod audit;
 mod audit_store;
 mod bulk;
+mod chain;
 mod engine;
 mod failure;
 mod mail;

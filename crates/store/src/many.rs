@@ -4,10 +4,10 @@
 
 use std::future::Future;
 
-use guildhall_domain::{AgentId, TenantId, Timestamp, ports::audit_store::Seal};
+use guildhall_domain::{AgentId, TenantId, Timestamp};
 use sqlx::{PgConnection, SqliteConnection};
 
-use crate::{failure::Failure, row::signed};
+use crate::failure::Failure;
 
 pub(crate) trait Many: Send {
     /// Makes other processes' writes wait until this transaction is over. Taken before any row that they may want as
@@ -18,9 +18,6 @@ pub(crate) trait Many: Send {
         &mut self,
         seen: &[(TenantId, AgentId, Timestamp)],
     ) -> impl Future<Output = Result<(), Failure>> + Send;
-
-    /// How many of them were unsealed and are sealed now.
-    fn put_seals(&mut self, tenant: &TenantId, seals: &[Seal]) -> impl Future<Output = Result<u64, Failure>> + Send;
 }
 
 impl Many for SqliteConnection {
@@ -38,24 +35,6 @@ impl Many for SqliteConnection {
             see.bind(tenant.as_str()).bind(agent.as_str()).bind(at.as_millis()).execute(&mut *self).await?;
         }
         Ok(())
-    }
-
-    async fn put_seals(&mut self, tenant: &TenantId, seals: &[Seal]) -> Result<u64, Failure> {
-        let mut sealed = 0;
-        for seal in seals {
-            let put = sqlx::query(
-                "UPDATE audit_records SET position = $5, hash = $6
-                 WHERE tenant = $1 AND writer = $2 AND epoch = $3 AND number = $4 AND position IS NULL",
-            )
-            .bind(tenant.as_str())
-            .bind(&seal.writer)
-            .bind(signed(seal.epoch))
-            .bind(signed(seal.number))
-            .bind(signed(seal.position))
-            .bind(&seal.hash);
-            sealed += put.execute(&mut *self).await?.rows_affected();
-        }
-        Ok(sealed)
     }
 }
 
@@ -78,28 +57,5 @@ impl Many for PgConnection {
         );
         see.bind(tenants).bind(agents).bind(times).execute(self).await?;
         Ok(())
-    }
-
-    async fn put_seals(&mut self, tenant: &TenantId, seals: &[Seal]) -> Result<u64, Failure> {
-        let writers: Vec<&str> = seals.iter().map(|seal| seal.writer.as_str()).collect();
-        let epochs: Vec<i64> = seals.iter().map(|seal| signed(seal.epoch)).collect();
-        let numbers: Vec<i64> = seals.iter().map(|seal| signed(seal.number)).collect();
-        let positions: Vec<i64> = seals.iter().map(|seal| signed(seal.position)).collect();
-        let hashes: Vec<&str> = seals.iter().map(|seal| seal.hash.as_str()).collect();
-        let put = sqlx::query(
-            "UPDATE audit_records SET position = seal.position, hash = seal.hash
-             FROM UNNEST($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[])
-                 AS seal (writer, epoch, number, position, hash)
-             WHERE audit_records.tenant = $1 AND audit_records.writer = seal.writer
-                 AND audit_records.epoch = seal.epoch AND audit_records.number = seal.number
-                 AND audit_records.position IS NULL",
-        )
-        .bind(tenant.as_str())
-        .bind(writers)
-        .bind(epochs)
-        .bind(numbers)
-        .bind(positions)
-        .bind(hashes);
-        Ok(put.execute(self).await?.rows_affected())
     }
 }

@@ -5,7 +5,7 @@ use guildhall_domain::{
     Agent, AgentChange, AuditRecord, Presence, RegistrationKey, Result, SigningKey, TenantId, Timestamp,
     ports::{
         agent_store::SealedSigningKey,
-        audit_store::{Epoch, Written},
+        audit_store::{Epoch, Seal, Written},
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -193,6 +193,7 @@ pub(crate) struct EpochRow {
     writer: String,
     epoch: i64,
     last_number: i64,
+    sealed: i64,
     closed: bool,
 }
 
@@ -203,6 +204,7 @@ impl EpochRow {
             writer: self.writer,
             epoch: count(self.epoch)?,
             last_number: count(self.last_number)?,
+            sealed: count(self.sealed)?,
             closed: self.closed,
         })
     }
@@ -213,6 +215,7 @@ pub(crate) struct WrittenRow {
     writer: String,
     epoch: i64,
     records: i64,
+    sealed: i64,
     unsealed: i64,
     last_number: i64,
 }
@@ -223,8 +226,32 @@ impl WrittenRow {
             writer: self.writer,
             epoch: count(self.epoch)?,
             records: count(self.records)?,
+            sealed: count(self.sealed)?,
             unsealed: count(self.unsealed)?,
             last_number: count(self.last_number)?,
+        })
+    }
+}
+
+#[derive(Debug, FromRow)]
+pub(crate) struct SealRow {
+    writer: String,
+    epoch: i64,
+    first_number: i64,
+    last_number: i64,
+    first_position: i64,
+    hash: String,
+}
+
+impl SealRow {
+    pub(crate) fn seal(self) -> Result<Seal> {
+        Ok(Seal {
+            writer: self.writer,
+            epoch: count(self.epoch)?,
+            first_number: count(self.first_number)?,
+            last_number: count(self.last_number)?,
+            first_position: count(self.first_position)?,
+            hash: self.hash,
         })
     }
 }

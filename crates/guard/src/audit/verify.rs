@@ -1,7 +1,8 @@
 //! Walks a tenant's chain from its first record and names everything that is not as it was sealed.
 //!
-//! Found: an edited, inserted, removed or reordered record, a body that is not the one recorded, a cut tail, records
-//! that a writer counted and that are gone.
+//! Found: an edited, inserted, removed or reordered record, an altered or missing seal, a body that is not the one
+//! recorded, a cut tail, records that a writer counted and that are gone. A missing record and a changed body are
+//! named; of another change it is known in which run of records it was made.
 //!
 //! Not found, because no database can show it from within: a record edited before it was sealed, half a second after
 //! it was written; and a history that someone who knows the chain's form has computed anew to its end, with its head
@@ -10,14 +11,14 @@
 use guildhall_domain::{
     AuditRecord, Result, TenantId,
     audit::AuditVerdict,
-    ports::audit_store::{AuditStore, Epoch, Head, Written},
+    ports::audit_store::{AuditStore, Epoch, Head, RUN_MAX, Seal, Written},
 };
 
 use super::chain;
 
-/// Records read at a time: bounded memory for a chain of any length.
+/// Seals read at a time: bounded memory for a chain of any length. Of the records one run is held at a time.
 const PAGE: usize = 1_000;
-/// Enough to see what happened; a chain broken at its start would name every record.
+/// Enough to see what happened; a chain broken at its start would name every run.
 const FAULTS_MAX: usize = 100;
 
 pub async fn verify(store: &dyn AuditStore, tenant: &TenantId) -> Result<AuditVerdict> {
@@ -40,12 +41,19 @@ pub async fn verify(store: &dyn AuditStore, tenant: &TenantId) -> Result<AuditVe
             ));
         }
     }
-    for Written { writer, epoch, last_number, .. } in &written {
+    for Written { writer, epoch, records, sealed, unsealed, last_number } in &written {
         let counted = counted_after.iter().find(|counted| counted.writer == *writer && counted.epoch == *epoch);
         let counted = counted.map_or(0, |counted| counted.last_number);
         if *last_number > counted {
             walk.fault(format!(
                 "writer {writer} counted {counted} records in its epoch {epoch}; one of number {last_number} was inserted"
+            ));
+        }
+        let outside = (records - unsealed).saturating_sub(*sealed);
+        if outside > 0 {
+            walk.fault(format!(
+                "writer {writer}'s epoch {epoch} has {outside} more among its sealed records than its seals speak of: \
+                 inserted, or left over where a seal was taken away"
             ));
         }
     }
@@ -57,58 +65,106 @@ pub async fn verify(store: &dyn AuditStore, tenant: &TenantId) -> Result<AuditVe
 /// How far the walk has come.
 #[derive(Default)]
 struct Walk {
+    /// As the last seal says.
     last: Head,
+    /// The hash that was computed where the last seal says another: one of the two is as it was, and the next run
+    /// follows it.
+    computed: Option<String>,
     verdict: AuditVerdict,
 }
 
 impl Walk {
-    /// Reads every sealed record, and gives the head that the last of them is to be compared with. Sealing moves
-    /// records and head at once, so what a head promised is there to be read after it.
+    /// Reads every seal and its records, and gives the head that the last of them is to be compared with. Sealing adds
+    /// seals and moves the head at once, so what a head promised is there to be read after it.
     async fn read_to_the_head(&mut self, store: &dyn AuditStore, tenant: &TenantId) -> Result<Head> {
+        let mut seen = 0;
         loop {
             let head = store.head(tenant).await?;
-            let before = self.last.position;
+            let before = seen;
             loop {
-                let page = store.sealed(tenant, self.last.position, PAGE).await?;
+                let page = store.seals(tenant, seen, PAGE).await?;
                 if page.is_empty() {
                     break;
                 }
-                page.iter().for_each(|record| self.step(record));
+                for seal in page {
+                    let records = store.records(tenant, &seal.writer, seal.epoch, seal.numbers()).await?;
+                    seen = seal.first_position;
+                    self.step(seal, &records);
+                }
             }
-            let sealed_meanwhile = self.last.position > head.position && self.last.position > before;
+            let sealed_meanwhile = self.last.position > head.position && seen > before;
             if !sealed_meanwhile {
                 return Ok(head);
             }
         }
     }
 
-    fn step(&mut self, record: &AuditRecord) {
-        let position = record.position.unwrap_or(0);
+    fn step(&mut self, seal: Seal, records: &[AuditRecord]) {
+        let run = format!(
+            "{} ({} of writer {}'s epoch {})",
+            stretch("record", seal.first_position, seal.last_position()),
+            stretch("number", seal.first_number, seal.last_number),
+            seal.writer,
+            seal.epoch
+        );
+        for record in records {
+            self.check_body(seal.first_position + (record.number - seal.first_number), record);
+        }
         let expected = self.last.position + 1;
-        let stored = record.hash.clone().unwrap_or_default();
-        let name = format!("record {position} ({} by {} at {})", record.act, record.actor, record.at);
-        if position > expected {
-            // Its hash is over one that is gone; from here on the chain is followed anew.
-            self.fault(match position - expected {
-                1 => format!("record {expected} is missing"),
-                _ => format!("records {expected} to {} are missing", position - 1),
-            });
-        } else if chain::record_hash(&self.last.hash, position, record) != stored {
-            self.fault(format!("{name} is not what was sealed: it was edited, or put in another's place"));
+        let after = chained(&self.last.hash, &seal, records);
+        let before = self.computed.take();
+        if seal.first_number > seal.last_number || seal.last_number - seal.first_number >= RUN_MAX {
+            self.fault(format!("the seal of {run} was altered: none is of so many"));
+        } else if seal.first_position > expected {
+            // The run's hash is over one that is not known; from here on the chain is followed anew.
+            let lost = stretch("record", expected, seal.first_position - 1);
+            self.fault(format!("the seal of {lost} is missing, and so {run} cannot be checked"));
+        } else if seal.first_position < expected {
+            self.fault(format!(
+                "the seal of {run} was altered: there is another of {}",
+                stretch("record", 1, expected - 1)
+            ));
+        } else if self.name_missing(&seal, records) {
+            // What of the run is left cannot be checked without what is missing.
+        } else if after != seal.hash && before.is_none_or(|before| chained(&before, &seal, records) != seal.hash) {
+            self.fault(format!(
+                "{run}: this is not what was sealed; a record was edited or put in another's place, or the seal was altered"
+            ));
+            self.computed = Some(after);
         }
-        match (&record.salt, &record.body) {
-            (Some(salt), Some(body)) => {
-                let fits = hex::decode(salt).is_ok_and(|salt| chain::body_hash(&salt, body) == record.body_hash);
-                if !fits {
-                    self.fault(format!("{name} has a body that is not the one recorded"));
-                }
+        self.verdict.sealed += records.len() as u64;
+        self.last = Head { position: seal.last_position(), hash: seal.hash };
+    }
+
+    /// True when some are.
+    fn name_missing(&mut self, seal: &Seal, records: &[AuditRecord]) -> bool {
+        let mut expected = seal.first_number;
+        let ends = records.iter().map(|record| record.number).chain([seal.last_number + 1]);
+        for number in ends {
+            let position = |number| seal.first_position + (number - seal.first_number);
+            match number - expected {
+                0 => {}
+                1 => self.fault(format!("record {} is missing", position(expected))),
+                _ => self.fault(format!("records {} to {} are missing", position(expected), position(number - 1))),
             }
-            (None, None) => {}
-            (None, Some(_)) => self.fault(format!("{name} has a body that cannot be checked: its salt is gone")),
-            (Some(_), None) => self.fault(format!("{name} has lost its body, and was not erased: its salt is there")),
+            expected = number + 1;
         }
-        self.verdict.sealed += 1;
-        self.last = Head { position, hash: stored };
+        seal.numbers().count() > records.len()
+    }
+
+    fn check_body(&mut self, position: u64, record: &AuditRecord) {
+        let fault = match (&record.salt, &record.body) {
+            (None, None) => return,
+            (Some(salt), Some(body)) => {
+                if hex::decode(salt).is_ok_and(|salt| chain::body_hash(&salt, body) == record.body_hash) {
+                    return;
+                }
+                "has a body that is not the one recorded"
+            }
+            (None, Some(_)) => "has a body that cannot be checked: its salt is gone",
+            (Some(_), None) => "has lost its body, and was not erased: its salt is there",
+        };
+        self.fault(format!("record {position} ({} by {} at {}) {fault}", record.act, record.actor, record.at));
     }
 
     fn compare_with(&mut self, head: &Head) {
@@ -116,7 +172,7 @@ impl Walk {
         let fault = if last.position < head.position {
             format!("the chain ends at record {}, and {} were sealed: its tail was cut", last.position, head.position)
         } else if last.position > head.position {
-            format!("there are records after {}, the last one sealed: they were inserted", head.position)
+            format!("there are seals of records after {}, the last one sealed: they were inserted", head.position)
         } else if last.hash != head.hash {
             format!("the last record, {}, does not have the hash that was noted when it was sealed", last.position)
         } else {
@@ -130,4 +186,15 @@ impl Walk {
             self.verdict.faults.push(fault);
         }
     }
+}
+
+/// The hash of the run's last record, after one with the hash `before`.
+fn chained(before: &str, seal: &Seal, records: &[AuditRecord]) -> String {
+    (seal.first_position..)
+        .zip(records)
+        .fold(before.to_owned(), |before, (position, record)| chain::record_hash(&before, position, record))
+}
+
+fn stretch(what: &str, first: u64, last: u64) -> String {
+    if first == last { format!("{what} {first}") } else { format!("{what}s {first} to {last}") }
 }

@@ -108,8 +108,11 @@ macro_rules! store_contract {
             replicas_of_one_name_do_not_share_an_epoch
             an_epoch_that_is_closed_is_followed_by_the_next
             sealing_orders_records_as_they_were_numbered
+            a_sealed_record_reads_back_with_its_place_and_the_last_of_a_run_with_its_hash
+            a_long_epoch_is_read_by_the_run
             a_seal_from_a_stale_head_is_refused_whole
             a_seal_of_a_record_that_is_not_there_is_refused_whole
+            a_record_that_is_sealed_is_not_sealed_again
             two_sealers_at_once_make_one_chain
         }
     };

@@ -1,6 +1,6 @@
 //! Faults before the stores of agents and of the audit chain.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use async_trait::async_trait;
 use guildhall_domain::{
@@ -113,10 +113,6 @@ impl AuditStore for Faulty<dyn AuditStore> {
         read(&self.plan, "unsealed_tenants", || self.inner.unsealed_tenants()).await
     }
 
-    async fn unsealed(&self, tenant: &TenantId, limit: usize) -> Result<Vec<AuditRecord>> {
-        read(&self.plan, ("unsealed", tenant, limit), || self.inner.unsealed(tenant, limit)).await
-    }
-
     async fn head(&self, tenant: &TenantId) -> Result<Head> {
         read(&self.plan, ("head", tenant), || self.inner.head(tenant)).await
     }
@@ -125,8 +121,19 @@ impl AuditStore for Faulty<dyn AuditStore> {
         write(&self.plan, || self.inner.seal(tenant, from, seals.clone())).await
     }
 
-    async fn sealed(&self, tenant: &TenantId, after: u64, limit: usize) -> Result<Vec<AuditRecord>> {
-        read(&self.plan, ("sealed", tenant, after, limit), || self.inner.sealed(tenant, after, limit)).await
+    async fn seals(&self, tenant: &TenantId, after: u64, limit: usize) -> Result<Vec<Seal>> {
+        read(&self.plan, ("seals", tenant, after, limit), || self.inner.seals(tenant, after, limit)).await
+    }
+
+    async fn records(
+        &self,
+        tenant: &TenantId,
+        writer: &str,
+        epoch: u64,
+        numbers: RangeInclusive<u64>,
+    ) -> Result<Vec<AuditRecord>> {
+        let key = ("records", tenant, writer, epoch, &numbers);
+        read(&self.plan, key, || self.inner.records(tenant, writer, epoch, numbers.clone())).await
     }
 
     async fn epochs(&self, tenant: &TenantId) -> Result<Vec<Epoch>> {
