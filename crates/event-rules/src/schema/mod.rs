@@ -1,6 +1,7 @@
 //! What a topic accepts: a JSON Schema, compiled once and asked for every event.
 
 mod compatible;
+mod reach;
 
 use guildhall_domain::{Error, Result, event::SCHEMA_MAX_BYTES, mail::Body};
 use jsonschema::{Draft, PatternOptions, Retrieve, Uri, ValidationError, Validator};
@@ -15,7 +16,11 @@ const PATTERN_MAX_BYTES: usize = 1024 * 1024;
 
 /// A schema that was understood.
 #[derive(Debug)]
-pub struct Schema(Validator);
+pub struct Schema {
+    validator: Validator,
+    /// Of events that it can check.
+    levels: usize,
+}
 
 impl Schema {
     pub fn compile(schema: &Value) -> Result<Self> {
@@ -28,7 +33,8 @@ impl Schema {
         if !schema.is_object() && !schema.is_boolean() {
             return Err(Error::invalid("a schema is a JSON object, or true for anything and false for nothing"));
         }
-        jsonschema::options()
+        let levels = reach::levels(schema).map_err(unusable)?;
+        let validator = jsonschema::options()
             .with_draft(draft(schema)?)
             .should_validate_formats(true)
             .with_retriever(Nothing)
@@ -36,21 +42,27 @@ impl Schema {
                 PatternOptions::regex().size_limit(PATTERN_MAX_BYTES).dfa_size_limit(PATTERN_MAX_BYTES),
             )
             .build(schema)
-            .map(Self)
-            .map_err(|error| {
-                Error::invalid(format!("the schema cannot be used: {}", fault(&error, error.schema_path().as_str())))
-            })
+            // The schema is the instance here: of the schema of schemas, or of what reads it.
+            .map_err(|error| unusable(fault(&error, error.instance_path().as_str())))?;
+        Ok(Self { validator, levels })
     }
 
     /// `InvalidParams` with what is wrong and where.
     pub fn check(&self, content: &Body) -> Result<()> {
         let value: Value = content.parse()?;
-        if self.0.is_valid(&value) {
+        let depth = reach::depth(&value);
+        if depth > self.levels {
+            return Err(Error::invalid(format!(
+                "the event nests {depth} levels deep, and the topic's schema, whose branches multiply, can check {}",
+                self.levels
+            )));
+        }
+        if self.is_valid(&value) {
             return Ok(());
         }
         let mut faults = Vec::new();
         let mut more = 0_usize;
-        for error in self.0.iter_errors(&value) {
+        for error in self.validator.iter_errors(&value) {
             if faults.len() < FAULTS_MAX {
                 faults.push(fault(&error, error.instance_path().as_str()));
             } else {
@@ -61,11 +73,26 @@ impl Schema {
         Err(Error::invalid(format!("the event does not fit the topic's schema: {}{more}", faults.join("; "))))
     }
 
+    fn is_valid(&self, value: &Value) -> bool {
+        self.validator.is_valid(value)
+    }
+
     /// Why events that fit `old` might not fit `new`; empty when all that do still will. What cannot be shown to be
     /// compatible is named too.
     pub fn compatible(old: &Value, new: &Value) -> Vec<String> {
         compatible::reasons(old, new)
     }
+}
+
+fn unusable(why: impl std::fmt::Display) -> Error {
+    Error::invalid(format!("the schema cannot be used: {why}"))
+}
+
+/// What of the document a reference means.
+fn follow<'s>(document: &'s Value, reference: &str) -> Option<&'s Value> {
+    let pointer = reference.strip_prefix('#')?;
+    // Escapes of URLs are left to those who need them.
+    if pointer.contains('%') { None } else { document.pointer(pointer) }
 }
 
 /// 2020-12 unless the schema says otherwise.
@@ -96,3 +123,6 @@ impl Retrieve for Nothing {
         Err(format!("{uri} is not fetched: a topic's schema refers only to itself, so put it into $defs").into())
     }
 }
+
+#[cfg(test)]
+mod tests;
