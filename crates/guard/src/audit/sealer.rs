@@ -21,16 +21,16 @@ pub async fn seal_tenant(store: &dyn AuditStore, tenant: &TenantId) -> Result<u6
         // The head before the epochs: what someone else seals in between has moved it.
         let mut written = store.head(tenant).await?;
         let (mut reached, mut seals, mut more) = (written.clone(), Vec::new(), false);
-        let epochs = store.epochs(tenant).await?;
-        let mut unsealed = epochs.iter().filter(|epoch| epoch.sealed < epoch.last_number).peekable();
-        while let Some(epoch) = unsealed.next() {
+        let mut unsealed = store.epochs(tenant).await?;
+        unsealed.retain(|epoch| epoch.sealed < epoch.last_number);
+        for (at, epoch) in unsealed.iter().enumerate() {
             let numbers = epoch.sealed + 1..=epoch.last_number;
             let records = store.records(tenant, &epoch.writer, epoch.epoch, numbers).await?;
             more |= records.last().is_some_and(|last| last.number < epoch.last_number);
             // Where a number is missing, a record was taken away: what is left is sealed, and verifying names it.
             let runs = records.chunk_by(|one, next| next.number == one.number + 1);
             seals.extend(runs.filter_map(|run| seal(run, &mut reached)));
-            if seals.len() < SEALS_A_TRANSACTION && unsealed.peek().is_some() || seals.is_empty() {
+            if seals.len() < SEALS_A_TRANSACTION && at + 1 < unsealed.len() || seals.is_empty() {
                 continue;
             }
             let records = reached.position - written.position;
