@@ -291,6 +291,7 @@ fn what_is_printed_loads_again_and_means_the_same() {
     allowed_hosts = ["hall.example.org"]
     allowed_origins = []
     max_sessions = 10000
+    max_sockets = 20000
     session_idle = "30m"
 
     [database]

@@ -250,6 +250,7 @@ fn start_gateway(
         },
         rate: Rate { per_second: config.limits.requests_per_second, burst: config.limits.burst },
         max_sessions: config.gateway.max_sessions,
+        max_sockets: config.gateway.max_sockets,
         session_idle: config.gateway.session_idle,
         health: process.health.clone(),
         metrics: process.metrics.clone(),

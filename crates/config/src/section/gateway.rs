@@ -18,6 +18,7 @@ pub struct Gateway {
     pub allowed_hosts: Vec<String>,
     pub allowed_origins: Vec<String>,
     pub max_sessions: usize,
+    pub max_sockets: usize,
     #[serde(with = "duration")]
     pub session_idle: Duration,
 }
@@ -50,6 +51,7 @@ impl Section for Gateway {
                 "write scheme, host and port alone: \"https://app.example.org\"",
             );
         }
+        faults.expect(self.max_sockets > 0, "gateway.max_sockets", "no socket could be opened", "allow 1 at least");
         faults.expect(self.max_sessions > 0, "gateway.max_sessions", "no session could be opened", "allow 1 at least");
         faults.expect(
             self.session_idle >= Duration::from_secs(1),

@@ -50,6 +50,9 @@ enum Verb {
         hall: HallArgs,
     },
     /// Writes every record that fits, one JSON object a line, newest first
+    ///
+    /// What is sealed has its place in the chain, `position`, and wherever a run of records ends the chain's `hash`: in
+    /// the order of their places, whoever has all of them can compute the chain anew without the hall.
     Export {
         #[command(flatten)]
         filter: Filter,
