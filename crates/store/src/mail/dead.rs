@@ -83,13 +83,14 @@ const NEWEST: &str = letters!(
     "(letters.died_at, letters.message_id) < ($3, $4)
      ORDER BY letters.died_at DESC, letters.message_id DESC, letters.mailbox"
 );
-/// A mailbox's letters are sorted, not those of all mailboxes searched.
+/// A mailbox's letters are sorted, not those of all mailboxes searched. Whoever asks for one mailbox's may be its agent,
+/// for whom that of another of the same id, before it, is not.
 const NEWEST_IN_MAILBOX: &str = letters!(
-    "letters.mailbox = $5 AND (+letters.died_at, letters.message_id) < ($3, $4)
+    "letters.mailbox = $5 AND letters.number > mailboxes.since AND (+letters.died_at, letters.message_id) < ($3, $4)
      ORDER BY +letters.died_at DESC, letters.message_id DESC"
 );
 const NEWEST_OF_MESSAGE: &str = letters!(
-    "letters.message_id = $6 AND ($5 IS NULL OR letters.mailbox = $5)
+    "letters.message_id = $6 AND ($5 IS NULL OR (letters.mailbox = $5 AND letters.number > mailboxes.since))
          AND (+letters.died_at, letters.message_id) < ($3, $4)
      ORDER BY +letters.died_at DESC, letters.mailbox"
 );
@@ -97,10 +98,11 @@ const DIED_AT_ONCE: &str =
     letters!("letters.died_at = $3 AND letters.message_id = $4 AND letters.mailbox > $5 ORDER BY letters.mailbox");
 
 const ALL: &str = letters!("(letters.mailbox, letters.number) > ($3, $4) ORDER BY letters.mailbox, letters.number");
-const IN_MAILBOX: &str =
-    letters!("letters.mailbox = $5 AND (letters.mailbox, letters.number) > ($3, $4) ORDER BY letters.number");
+const IN_MAILBOX: &str = letters!(
+    "letters.mailbox = $5 AND letters.number > mailboxes.since AND (letters.mailbox, letters.number) > ($3, $4) ORDER BY letters.number"
+);
 const OF_MESSAGE: &str = letters!(
-    "letters.message_id = $6 AND ($5 IS NULL OR letters.mailbox = $5)
+    "letters.message_id = $6 AND ($5 IS NULL OR (letters.mailbox = $5 AND letters.number > mailboxes.since))
          AND (+letters.mailbox, letters.number) > ($3, $4)
      ORDER BY +letters.mailbox, letters.number"
 );
@@ -335,7 +337,8 @@ struct Walk {
 
 impl Walk {
     fn new(tenant: &TenantId, selection: &DeadLetterSelection, fate: Fate) -> Self {
-        let mut left: Vec<_> = selection.messages.iter().copied().map(Some).collect();
+        let messages: BTreeSet<MessageId> = selection.messages.iter().copied().collect();
+        let mut left: Vec<_> = messages.into_iter().map(Some).collect();
         if selection.all && left.is_empty() {
             left.push(None);
         }
@@ -392,18 +395,17 @@ impl Walk {
         Ok(self)
     }
 
-    /// A mailbox that is closed keeps its letters.
+    /// A mailbox that is closed keeps its letters, and so does one that another agent has now.
     async fn meet(&mut self, tables: &mut impl Tables, letters: &[LetterRow]) -> Result<u64, Failure> {
         let mailboxes: Vec<Mailbox> = letters.iter().map(LetterRow::mailbox).collect::<Result<_>>()?;
         let mailboxes: BTreeSet<(&TenantId, &Mailbox)> =
             mailboxes.iter().map(|mailbox| (&self.tenant, mailbox)).collect();
         let mut locked = tables.lock_mailboxes(&mailboxes.into_iter().collect::<Vec<_>>()).await?;
-        if matches!(self.fate, Fate::Redriven { .. }) {
-            locked.retain(|mailbox| !mailbox.closed);
-        }
+        let redrives = matches!(self.fate, Fate::Redriven { .. });
+        locked.retain(|mailbox| !(redrives && mailbox.closed));
         let of = |mailbox: i64| locked.iter().find(|row: &&MailboxRow| row.mailbox == mailbox);
-        let places: Vec<Place> =
-            letters.iter().map(LetterRow::place).filter(|place| of(place.mailbox).is_some()).collect();
+        let goes = |place: &Place| of(place.mailbox).is_some_and(|row| !redrives || place.number > row.since);
+        let places: Vec<Place> = letters.iter().map(LetterRow::place).filter(goes).collect();
         let removed: BTreeSet<_> = tables.remove_letters(&self.tenant, &places).await?.into_iter().collect();
         let Fate::Redriven { now } = self.fate else { return Ok(removed.len() as u64) };
 

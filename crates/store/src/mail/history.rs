@@ -26,7 +26,7 @@ use crate::{
 /// Of a message that many get, deliveries that are shown.
 const DELIVERIES_MAX: usize = 100;
 
-const TOTAL: &str = "SELECT COUNT(*) FROM deliveries WHERE mailbox = $1";
+const TOTAL: &str = "SELECT COUNT(*) FROM deliveries WHERE mailbox = $1 AND number > $2";
 const MESSAGE: &str = "SELECT * FROM messages WHERE message_id = $2 AND tenant = $1";
 const WIDE: &str = "SELECT members, underway FROM wide_messages WHERE message_id = $1";
 
@@ -93,7 +93,7 @@ pub(crate) trait HistoryTables: TakeTables {
         after: i64,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<DeliveryRow>, Failure>> + Send;
-    fn total(&mut self, mailbox: i64) -> impl Future<Output = Result<i64, Failure>> + Send;
+    fn total(&mut self, mailbox: i64, since: i64) -> impl Future<Output = Result<i64, Failure>> + Send;
     fn message(
         &mut self,
         tenant: &TenantId,
@@ -123,8 +123,8 @@ macro_rules! history_tables {
                 Ok(next.fetch_all(self).await?)
             }
 
-            async fn total(&mut self, mailbox: i64) -> Result<i64, Failure> {
-                Ok(sqlx::query_scalar(TOTAL).bind(mailbox).fetch_one(self).await?)
+            async fn total(&mut self, mailbox: i64, since: i64) -> Result<i64, Failure> {
+                Ok(sqlx::query_scalar(TOTAL).bind(mailbox).bind(since).fetch_one(self).await?)
             }
 
             async fn message(&mut self, tenant: &TenantId, message: MessageId) -> Result<Option<MessageRow>, Failure> {
@@ -273,18 +273,19 @@ async fn look_back(
         None => None,
     };
     let rows = tables.mailboxes(tenant, std::slice::from_ref(mailbox)).await?;
-    let Some(MailboxRow { mailbox, .. }) = rows.first() else { return Ok(History::default()) };
-    let rows = match after {
-        Some(after) => tables.next(*mailbox, after, query.limit).await?,
+    let Some(MailboxRow { mailbox, since, .. }) = rows.first() else { return Ok(History::default()) };
+    let mut rows = match after {
+        Some(after) => tables.next(*mailbox, after.max(*since), query.limit).await?,
         None => tables.newest(*mailbox, query.limit).await?,
     };
+    rows.retain(|row| row.number > *since);
     let kept = with_messages(tables, &rows).await?.into_iter();
     let kept = kept.map(|(message, row)| Ok(Kept { message, state: row.state()?, attempts: row.attempts()? }));
     let mut messages: Vec<Kept> = kept.collect::<Result<_>>()?;
     if after.is_none() {
         messages.reverse();
     }
-    Ok(History { messages, total: count(tables.total(*mailbox).await?)? })
+    Ok(History { messages, total: count(tables.total(*mailbox, *since).await?)? })
 }
 
 pub(crate) async fn history<DB: Database>(
@@ -314,7 +315,11 @@ async fn addressed(
     };
     let complete = wide.as_ref().is_none_or(|wide| !wide.underway);
     let rows = match (only, wide, message.1.mailbox) {
-        (Some(only), ..) => tables.mailboxes(tenant, only).await?,
+        (Some(only), ..) => {
+            let mut rows = tables.mailboxes(tenant, only).await?;
+            rows.retain(|row| row.since < message.1.number);
+            rows
+        }
         (None, Some(wide), _) => {
             let mut members = wide.members()?;
             members.truncate(DELIVERIES_MAX);

@@ -31,6 +31,8 @@ pub(crate) struct MailboxRow {
     pub(crate) closed: bool,
     pub(crate) waiting: i64,
     pub(crate) turn: i64,
+    /// What has a number up to this was for another agent of the same id.
+    pub(crate) since: i64,
 }
 
 impl MailboxRow {

@@ -3,7 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails shows the error it met")]
 
+mod dead;
+mod forget;
 mod hands;
+mod history;
+mod lapse;
 mod requests;
 mod send;
 mod settle;
@@ -21,7 +25,7 @@ use guildhall_domain::{
 };
 use serde_json::json;
 
-pub use self::{requests::*, send::*, settle::*, take::*};
+pub use self::{dead::*, forget::*, history::*, lapse::*, requests::*, send::*, settle::*, take::*};
 use super::{
     insist,
     store::{NOW, Replica, Stage, act, hall, id},
@@ -36,6 +40,20 @@ macro_rules! mail_store_contract {
             @stamp $engine, $stage,
             // send
             a_message_is_kept_letter_for_letter
+            a_repeat_under_its_key_gives_the_first_receipt_and_adds_nothing
+            a_key_that_was_used_for_another_message_is_refused_and_nothing_is_added
+            a_key_is_good_for_a_new_message_after_a_day
+            a_list_is_accepted_whole_or_not_at_all
+            of_calls_under_one_key_at_once_one_has_an_effect
+            a_full_mailbox_takes_no_more_and_says_how_many_wait
+            of_a_few_recipients_each_has_it_at_once_and_a_full_one_a_dead_letter
+            a_wide_message_reaches_each_mailbox_once_however_many_bring_it
+            nothing_is_sent_to_an_agent_that_left_and_its_successor_begins_with_nothing
+            a_mailbox_is_one_tenants
+            senders_at_once_lose_nothing_and_every_mailbox_counts_right
+            large_and_small_messages_of_many_senders_all_arrive
+            a_wait_that_would_close_a_circle_is_refused
+            of_two_that_begin_to_wait_for_each_other_at_once_one_is_refused
             // take
             what_one_sends_is_handed_out_in_order_and_held_by_one_taker
             critical_goes_first_and_the_rest_eight_to_four_to_two
@@ -56,6 +74,32 @@ macro_rules! mail_store_contract {
             a_renewed_lease_holds_on
             a_nack_in_a_pool_gives_back_nothing_else
             each_settling_of_a_call_is_judged_by_itself
+            // lapse
+            a_lease_that_runs_out_counts_as_an_attempt_and_keeps_its_place
+            with_a_lease_that_runs_out_goes_back_what_was_taken_after_it
+            mail_that_expires_dies_with_its_reason_and_not_in_its_takers_hands
+            taking_finds_what_is_due_without_waiting_for_the_clock
+            clocks_at_once_do_nothing_twice
+            // dead
+            dead_letters_are_listed_newest_first_page_by_page_and_narrowed
+            letters_of_one_message_and_moment_are_on_one_page
+            a_redriven_letter_waits_as_if_it_had_been_sent_anew
+            the_mailbox_of_an_agent_that_left_keeps_its_dead
+            what_is_purged_is_gone_for_good_and_stays_dead_in_the_history
+            a_selection_with_nothing_in_it_selects_nothing
+            all_letters_are_redriven_however_many
+            // history
+            a_history_shows_all_newest_last_whatever_became_of_it
+            a_message_is_tracked_to_each_of_its_mailboxes
+            what_waits_is_counted_and_seen_without_being_taken
+            what_an_agent_that_left_was_sent_is_not_for_the_next_of_its_id
+            // forget
+            a_senders_key_is_remembered_for_a_day
+            settled_mail_goes_with_its_age_and_younger_mail_stays
+            mail_that_nobody_took_dies_with_its_age_and_goes_when_its_letter_was_kept_as_long
+            above_its_size_the_oldest_settled_mail_goes_and_none_that_waits
+            a_wide_message_goes_from_all_its_mailboxes_once_none_waits
+            a_request_that_has_ended_is_forgotten_with_its_age
             // requests
             a_request_reads_back_as_it_was_asked
             an_answer_ends_a_request_and_the_same_again_is_no_conflict
@@ -105,16 +149,6 @@ fn mailbox(agent: &str) -> Mailbox {
 fn next_id() -> MessageId {
     static LAST: AtomicU64 = AtomicU64::new(0);
     MessageId::from_bytes(u128::from(LAST.fetch_add(1, Ordering::Relaxed) + 1).to_be_bytes())
-}
-
-/// Both halves of a receipt's key, from words.
-fn key(key: &str, said: &str) -> ReceiptKey {
-    let word = |word: &str| {
-        let mut bytes = [0; 16];
-        bytes.iter_mut().zip(word.bytes()).for_each(|(byte, letter)| *byte = letter);
-        bytes
-    };
-    ReceiptKey { key: word(key), fingerprint: word(said) }
 }
 
 /// A message that an agent sends to another, with a key of its own so that its sender may repeat it.
