@@ -22,8 +22,8 @@ pub(super) const VARIABLE: &str = "@budget";
 pub(super) const CHARGE: &str = "@charge";
 pub(super) const LOOP: &str = "@loop";
 
-/// Some 10 ms of one core, and enough to ask a simple question of each of 10,000 numbers.
-const UNITS: u64 = 100_000;
+/// Some 15 ms of one core, and enough to ask a simple question of each of 10,000 numbers.
+const UNITS: u64 = 150_000;
 const BYTES_A_UNIT: usize = 16;
 
 static TYPE: Type = Type::new_unspecified_type("guildhall.budget");

@@ -178,7 +178,7 @@ fn a_change_that_takes_all_that_was_good_is_compatible() {
         (json!(false), object.clone()),
         (object.clone(), json!({ "type": "object", "properties": { "a": { "type": "number" } } })),
         (
-            object.clone(),
+            object,
             json!({ "type": ["object", "null"], "required": ["a"], "properties": { "a": { "type": ["integer", "string"] } } }),
         ),
         (
@@ -444,8 +444,8 @@ fn two_schemas() -> impl Strategy<Value = (Value, Value)> {
             if definition.to_string().contains("$ref") { json!({ "type": "integer" }) } else { definition };
         let new = match how % 6 {
             0 => other,
-            1 => json!({ "anyOf": [one.clone(), other] }),
-            2 => json!({ "allOf": [one.clone(), other] }),
+            1 => json!({ "anyOf": [&one, &other] }),
+            2 => json!({ "allOf": [&one, &other] }),
             3 => one.as_object().map_or_else(
                 || json!({}),
                 |fields| fields.iter().skip(1).map(|(name, value)| (name.clone(), value.clone())).collect(),
