@@ -2,7 +2,11 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, Error as _},
+};
+use serde_json::value::RawValue;
 
 use super::{Mailbox, Message, MessageId};
 use crate::{Error, Result, Timestamp};
@@ -67,7 +71,7 @@ impl From<Lease> for String {
 }
 
 /// Mail in its taker's hands.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Delivered {
     #[serde(flatten)]
     pub message: Message,
@@ -149,7 +153,7 @@ pub struct Unread {
 }
 
 /// A message in an agent's history, or on its way.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Kept {
     #[serde(flatten)]
     pub message: Message,
@@ -173,7 +177,7 @@ pub struct History {
 }
 
 /// How far a message has come.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Tracked {
     #[serde(flatten)]
     pub message: Message,
@@ -197,7 +201,7 @@ pub struct TrackedDelivery {
 }
 
 /// A message that could not be delivered to one mailbox, and why.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DeadLetter {
     #[serde(flatten)]
     pub message: Message,
@@ -236,4 +240,71 @@ pub struct TakeMail {
     /// Names the hand that takes, such as one live socket, so that all it holds can be given back at once.
     pub taker: String,
     pub lease: Duration,
+}
+
+/// Reads a record that has a message's fields among its own. `flatten` cannot: it would read the body into a value,
+/// and a body is kept letter for letter.
+fn beside_a_message<'de, D, R>(deserializer: D) -> Result<(Message, R), D::Error>
+where
+    D: Deserializer<'de>,
+    R: DeserializeOwned,
+{
+    let text = Box::<RawValue>::deserialize(deserializer)?;
+    let message = serde_json::from_str(text.get()).map_err(D::Error::custom)?;
+    let rest = serde_json::from_str(text.get()).map_err(D::Error::custom)?;
+    Ok((message, rest))
+}
+
+macro_rules! reads_beside_a_message {
+    ($($name:ident { $($field:ident: $kind:ty),+ $(,)? })+) => {$(
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                #[derive(Deserialize)]
+                struct Rest {
+                    $($field: $kind,)+
+                }
+                let (message, Rest { $($field),+ }) = beside_a_message(deserializer)?;
+                Ok(Self { message, $($field),+ })
+            }
+        }
+    )+};
+}
+
+reads_beside_a_message! {
+    Delivered { mailbox: Mailbox, lease: Lease, lease_until: Timestamp, attempt: u32 }
+    Kept { state: DeliveryState, attempts: u32 }
+    Tracked { recipients: u32, complete: bool, deliveries: Vec<TrackedDelivery> }
+    DeadLetter { mailbox: Mailbox, attempts: u32, died_at: Timestamp, reason: String }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Body;
+
+    #[test]
+    fn what_is_read_beside_a_message_keeps_its_body_letter_for_letter() {
+        let body = r#"{"z":1.0,"a":12345678901234567890123}"#;
+        let kept = Kept {
+            message: Message {
+                message_id: MessageId(ulid::Ulid::nil()),
+                from: "a".parse().unwrap(),
+                to: "b".parse().unwrap(),
+                kind: "message".into(),
+                priority: crate::mail::Priority::Normal,
+                body: Body::from_text(body).unwrap(),
+                sent_at: Timestamp::from_millis(1),
+                expires_at: None,
+                reply_to: None,
+                correlation_id: None,
+                conversation_id: None,
+                requires_response: false,
+            },
+            state: DeliveryState::Leased,
+            attempts: 2,
+        };
+        let text = serde_json::to_string(&kept).unwrap();
+        assert!(text.contains(body), "{text}");
+        assert_eq!(serde_json::from_str::<Kept>(&text).unwrap(), kept);
+    }
 }
