@@ -190,6 +190,7 @@ fn start_mail(
         bus: engines.bus.clone(),
         hot: engines.hot.clone(),
         policy: policy(config)?,
+        key_ring: Arc::new(key_ring(config, &*process.entropy)?),
         clock: process.clock.clone(),
         entropy: process.entropy.clone(),
         bound: MailboxBound { messages: config.mail.mailbox_messages },

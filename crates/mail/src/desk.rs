@@ -45,8 +45,20 @@ pub(crate) enum Reach {
 
 impl Desk {
     pub(crate) fn new(options: Options) -> (Self, Vec<Task>) {
-        let Options { mail, topics, registry, bus, hot, policy, clock, entropy, bound, retention, outbound: _ } =
-            options;
+        let Options {
+            mail,
+            topics,
+            registry,
+            bus,
+            hot,
+            policy,
+            clock,
+            entropy,
+            bound,
+            retention,
+            outbound: _,
+            key_ring: _,
+        } = options;
         let (waker, tasks) = Waker::new(bus.clone(), clock.clone(), entropy.clone());
         let (pool_members, last_id) = (Cache::new(POOLS_MAX), Mutex::new(Ulid::nil()));
         let desk = Self {

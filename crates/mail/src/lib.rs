@@ -9,6 +9,7 @@
 //! - `post`: sending; `resolve`: whom a recipient means; `inbox`: taking, settling, looking;
 //! - `dead_letters`, `requests`: what their names say;
 //! - `topics`: schemas, durable subscribers, and the feed that brings them events as mail;
+//! - `webhooks`: mail brought to agents that want it so;
 //! - `desk`: what all of them stand on;
 //! - [`grpc`]: the ports over the wire.
 //!
@@ -27,6 +28,7 @@ mod rounds;
 mod service;
 mod topics;
 mod wake;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -34,12 +36,12 @@ use guildhall_domain::{
     Clock, Entropy,
     ports::{AgentRegistry, Bus, Hot, Mail, MailStore, TopicStore, Topics, bus::Retention, mail_store::MailboxBound},
 };
-use guildhall_guard::Policy;
+use guildhall_guard::{KeyRing, Policy};
 use guildhall_outbound::Outbound;
 pub use guildhall_runtime::Task;
 
 pub use self::service::MailService;
-use crate::desk::Desk;
+use crate::{desk::Desk, webhooks::Webhooks};
 
 /// How this service names itself as a principal and in records.
 pub const SERVICE: &str = "mail";
@@ -53,6 +55,8 @@ pub struct Options {
     pub bus: Arc<dyn Bus>,
     pub hot: Arc<dyn Hot>,
     pub policy: Arc<Policy>,
+    /// Webhooks are signed with what is derived from it.
+    pub key_ring: Arc<KeyRing>,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     /// What may wait in one mailbox.
@@ -65,12 +69,24 @@ pub struct Options {
 impl MailService {
     /// Touches no engine. The caller has to run the tasks.
     pub fn start(options: Options) -> (Arc<dyn Mail>, Arc<dyn Topics>, Vec<Task>) {
+        let (outbound, key_ring) = (options.outbound.clone(), options.key_ring.clone());
         let (desk, mut tasks) = Desk::new(options);
         let desk = Arc::new(desk);
         let topics = topics::TopicDesk::new(&desk);
         tasks.extend(topics::tasks(&topics));
         let alarm = Arc::default();
         tasks.extend(rounds::tasks(&desk, &alarm));
-        (Arc::new(Self { desk, alarm }), topics, tasks)
+        let mail: Arc<dyn Mail> = Arc::new(Self { desk: desk.clone(), alarm });
+        let webhooks = Webhooks {
+            mail: mail.clone(),
+            registry: desk.registry.clone(),
+            bus: desk.bus.clone(),
+            outbound,
+            key_ring,
+            clock: desk.clock.clone(),
+            entropy: desk.entropy.clone(),
+        };
+        tasks.push(Task::new("mail.webhooks", |stop| webhooks.run(stop)));
+        (mail, topics, tasks)
     }
 }

@@ -62,8 +62,8 @@ enum News {
 }
 
 #[derive(Serialize, Deserialize)]
-struct WaitingHint {
-    mailboxes: Vec<Mailbox>,
+pub(crate) struct WaitingHint {
+    pub(crate) mailboxes: Vec<Mailbox>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -9,6 +9,9 @@ use url::Url;
 
 use crate::failure;
 
+/// More costs more to read than a new connection.
+const DISCARDED_MAX_BYTES: usize = 64 * 1024;
+
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -24,6 +27,17 @@ impl Answer {
     pub(crate) fn new(mut response: reqwest::Response, url: Url, deadline: Instant, max_body_bytes: usize) -> Self {
         let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
         Self { status, headers, url, response, deadline, max_body_bytes }
+    }
+
+    /// Reads a short body to its end and keeps none of it, so that the connection can be used again. What is long or
+    /// slow loses its connection.
+    pub async fn discard(self) {
+        let mut left = DISCARDED_MAX_BYTES;
+        let mut chunks = self.response.bytes_stream();
+        while let Ok(Some(Ok(chunk))) = timeout_at(self.deadline, chunks.next()).await {
+            let Some(rest) = left.checked_sub(chunk.len()) else { return };
+            left = rest;
+        }
     }
 
     /// The whole body; an error as soon as it is known to be over the bound. Nothing is unpacked, so what is read is

@@ -73,11 +73,13 @@ pub struct Request {
     pub url: String,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// False where an answer that points elsewhere is the answer.
+    pub follows_redirects: bool,
 }
 
 impl Request {
     pub fn new(method: Method, url: impl Into<String>) -> Self {
-        Self { method, url: url.into(), headers: HeaderMap::new(), body: Bytes::new() }
+        Self { method, url: url.into(), headers: HeaderMap::new(), body: Bytes::new(), follows_redirects: true }
     }
 }
 
@@ -108,7 +110,7 @@ impl Outbound {
         Self(Arc::new(Inner { options, rules, resolver, client: OnceCell::new() }))
     }
 
-    /// Sends the request and follows its redirects, all within `time`; the answer's body counts towards it.
+    /// Sends the request and follows its redirects unless it says otherwise, all within `time`; the answer's body counts towards it.
     pub async fn send(&self, request: Request, time: Duration) -> Result<Answer> {
         let deadline = Instant::now() + time;
         let mut url = target::parse(&request.url)?;
@@ -123,7 +125,8 @@ impl Outbound {
                 Ok(Err(error)) => return Err(failure::of_request(error, &url)),
                 Err(_) => return Err(failure::too_slow(&url)),
             };
-            match redirect::next(&url, &method, &response)? {
+            let next = if request.follows_redirects { redirect::next(&url, &method, &response)? } else { Step::Done };
+            match next {
                 Step::Done => return Ok(Answer::new(response, url, deadline, self.0.options.max_body_bytes)),
                 Step::Follow { to, method: next_method, drops_body } => {
                     if drops_body {

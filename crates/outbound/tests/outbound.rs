@@ -328,3 +328,41 @@ async fn a_servers_own_error_is_an_answer() {
     assert_eq!(answer.headers[header::CONTENT_TYPE], "text/plain; charset=utf-8");
     assert_eq!(answer.bytes().await.unwrap(), "short and stout");
 }
+
+#[tokio::test]
+async fn where_nobody_wants_to_be_sent_on_a_redirect_is_the_answer() {
+    let hits = Arc::new(AtomicUsize::new(0));
+    let count = hits.clone();
+    let moved = move || async move {
+        count.fetch_add(1, Ordering::SeqCst);
+        Redirect::temporary("/again")
+    };
+    let address = serve(Router::new().fallback(moved)).await;
+    let request = Request { follows_redirects: false, ..Request::new(Method::POST, format!("http://{address}/")) };
+    let answer = Outbound::new(options()).send(request, SOON).await.unwrap();
+    assert_eq!(answer.status, StatusCode::TEMPORARY_REDIRECT);
+    assert_eq!(hits.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_short_answer_that_nobody_reads_leaves_its_connection_and_a_long_one_holds_nobody_up() {
+    let peers = Arc::new(Mutex::new(Vec::new()));
+    let seen = peers.clone();
+    let endless = || stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from(vec![b'x'; 4_096])));
+    let short = move |ConnectInfo(peer): ConnectInfo<SocketAddr>| async move {
+        seen.lock().unwrap().push(peer);
+        "x".repeat(10_000)
+    };
+    let router = Router::new()
+        .route("/short", get(short))
+        .route("/endless", get(move || async move { Response::new(Body::from_stream(endless())) }));
+    let address = serve(router).await;
+    let outbound = Outbound::new(options());
+    for _ in 0..2 {
+        fetch(&outbound, format!("http://{address}/short")).await.unwrap().discard().await;
+    }
+    let endless = fetch(&outbound, format!("http://{address}/endless")).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), endless.discard()).await.expect("it read on and on");
+    let peers = peers.lock().unwrap();
+    assert_eq!(peers[0], peers[1], "the connection was not used again");
+}

@@ -124,13 +124,14 @@ pub(crate) struct Replica {
 impl Replica {
     pub(crate) fn start(name: &str, reached: Reached, clock: Arc<dyn Clock>) -> Self {
         let key = format!("k1:{}", "A".repeat(43) + "=").into();
+        let key_ring = Arc::new(KeyRing::parse([&key]).unwrap());
         let (policy, entropy) = (Arc::new(Policy::default()), Arc::new(SeededEntropy::new(seed(name))));
         let (registry, registry_tasks) = Registry::start(guildhall_agent_registry::Options {
             agents: reached.store.agents(),
             audit: reached.audit,
             hot: reached.hot.clone(),
             bus: reached.bus.clone(),
-            key_ring: Arc::new(KeyRing::parse([&key]).unwrap()),
+            key_ring: key_ring.clone(),
             policy: policy.clone(),
             clock: clock.clone(),
             entropy: entropy.clone(),
@@ -144,11 +145,16 @@ impl Replica {
             bus: reached.bus,
             hot: reached.hot,
             policy,
+            key_ring,
             clock,
             entropy,
             bound: BOUND,
             retention: KEPT,
-            outbound: Outbound::new(OutboundOptions::default()),
+            outbound: Outbound::new(OutboundOptions {
+                // Where tests receive webhooks; everything else that is private stays so.
+                allow_private: vec!["127.0.0.1/32".parse().unwrap()],
+                ..OutboundOptions::default()
+            }),
         });
         let stop = CancellationToken::new();
         let registry_runs = registry_tasks.into_iter().map(|task| tokio::spawn((task.run)(stop.clone())));
