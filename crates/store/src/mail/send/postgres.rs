@@ -28,12 +28,12 @@ const LOCK_BREAKERS: &str = "SELECT tenant, sort, name, open_until
     FROM UNNEST($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS asked (tenant, sort, name, place)
     JOIN breakers USING (tenant, sort, name) ORDER BY place FOR UPDATE OF breakers";
 const WAITS: &str = "WITH RECURSIVE waits (tenant, agent, whom, now) AS (
-        SELECT asked.tenant, asked.agent, name, asked.now
+        SELECT requests.tenant, sender, name, asked.now
         FROM UNNEST($1::text[], $2::text[], $3::bigint[]) AS asked (tenant, agent, now)
         JOIN requests ON requests.tenant = asked.tenant AND sender = asked.agent
         WHERE state = 0 AND waits AND sort = 'agent' AND deadline > asked.now
         UNION
-        SELECT waits.tenant, waits.whom, name, now FROM waits
+        SELECT requests.tenant, sender, name, now FROM waits
         JOIN requests ON requests.tenant = waits.tenant AND sender = waits.whom
         WHERE state = 0 AND requests.waits AND sort = 'agent' AND deadline > now
     ) SELECT tenant, agent, whom FROM waits";
