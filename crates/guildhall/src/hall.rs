@@ -225,6 +225,8 @@ fn refusal(status: StatusCode, body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     fn hall(url: &str) -> Hall {
