@@ -8,6 +8,7 @@ mod forget;
 mod hands;
 mod history;
 mod lapse;
+mod promises;
 mod requests;
 mod send;
 mod settle;
@@ -25,7 +26,7 @@ use guildhall_domain::{
 };
 use serde_json::json;
 
-pub use self::{dead::*, forget::*, history::*, lapse::*, requests::*, send::*, settle::*, take::*};
+pub use self::{dead::*, forget::*, history::*, lapse::*, promises::*, requests::*, send::*, settle::*, take::*};
 use super::{
     insist,
     store::{NOW, Replica, Stage, act, hall, id},
@@ -68,6 +69,7 @@ macro_rules! mail_store_contract {
             an_ack_settles_and_the_same_again_is_no_conflict
             a_nack_rests_and_what_its_sender_sent_later_does_not_overtake_it
             after_five_attempts_a_message_is_dead_with_its_reason_and_holds_up_nothing
+            what_is_refused_is_dead_at_once_with_its_takers_reason
             a_stale_lease_is_refused_and_does_nothing
             a_lease_past_its_time_settles_while_nobody_else_has_taken_the_message
             what_is_returned_or_given_back_has_lost_no_attempt_and_no_place
@@ -100,6 +102,8 @@ macro_rules! mail_store_contract {
             above_its_size_the_oldest_settled_mail_goes_and_none_that_waits
             a_wide_message_goes_from_all_its_mailboxes_once_none_waits
             a_request_that_has_ended_is_forgotten_with_its_age
+            // promises
+            whatever_happens_order_holds_and_nothing_is_lost_or_handed_out_twice
             // requests
             a_request_reads_back_as_it_was_asked
             an_answer_ends_a_request_and_the_same_again_is_no_conflict

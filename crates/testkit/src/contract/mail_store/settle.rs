@@ -76,6 +76,19 @@ pub async fn after_five_attempts_a_message_is_dead_with_its_reason_and_holds_up_
     waiting_become(&replica, &mailbox("bob"), 1).await;
 }
 
+pub async fn what_is_refused_is_dead_at_once_with_its_takers_reason(stage: &Stage) {
+    let replica = stage.replica("one");
+    let sent = send_some(&replica, "ada", "bob", 2).await;
+    let bob = Hand::of(stage, &replica, "bob");
+    let held = bob.takes(1, at(0), &sent[..1]).await;
+    for _ in 0..2 {
+        bob.settles(&held[0], Verdict::Refuse { reason: "not for me".into() }, at(1)).await;
+    }
+    let dead = delivery_becomes(&replica, sent[0], &mailbox("bob"), DeliveryState::Dead, 0).await;
+    assert_eq!((dead.reason.as_deref(), dead.settled_at), (Some("not for me"), Some(at(1))));
+    bob.takes(10, at(1), &sent[1..]).await;
+}
+
 pub async fn a_stale_lease_is_refused_and_does_nothing(stage: &Stage) {
     let replica = stage.replica("one");
     let sent = send_some(&replica, "ada", "bob", 2).await;
