@@ -1,9 +1,16 @@
-//! Audit records a second: written in batches as a hall does, and then sealed. One line of JSON for each engine and
-//! each of the two: `cargo bench -p guildhall-store --bench sealing`.
+//! Audit records a second: written in batches as a hall does, sealed, verified; and what of the sealing keeps the writer
+//! busy, which is all that others wait for. One line of JSON for each of them and each engine:
+//! `cargo bench -p guildhall-store --bench sealing`.
 
 use std::{path::Path, sync::Arc, time::Instant};
 
-use guildhall_domain::{AuditEntry, Principal, TenantId, Timestamp};
+use guildhall_domain::{
+    AuditEntry, Principal, TenantId, Timestamp,
+    ports::{
+        AuditStore,
+        audit_store::{Head, RUN_MAX, Seal},
+    },
+};
 use guildhall_guard::audit::{seal_tenant, verify};
 use guildhall_store::{DatabaseUrl, Store, StoreOptions};
 use guildhall_testkit::{
@@ -38,16 +45,24 @@ async fn measure(engine: &str, url: &DatabaseUrl) {
     let store = Store::connect(url, options);
     store.migrate().await.expect("a new database can be migrated");
     let (audit, tenant) = (store.audit(), TenantId::default());
-    let hall = Principal::hall(tenant.clone(), "bench");
     let began = Instant::now();
-    for batch in 0..RECORDS / BATCH {
-        let entry = |n| {
-            let (at, target) = (Timestamp::from_millis(batch as i64), format!("message:{batch}-{n}"));
-            AuditEntry::done(&hall, at, "message.send", target, json!({ "to": "agent:worker-1", "hash": "0123456789" }))
-        };
-        audit.record((0..BATCH).map(entry).collect()).await.expect("records are stored");
-    }
+    write(&*audit, &tenant).await;
     say("write", engine, began);
+
+    let other: TenantId = "other".parse().expect("the name is well-formed");
+    write(&*audit, &other).await;
+    let began = Instant::now();
+    let mut head = Head::default();
+    for first_number in (1..RECORDS as u64).step_by(RUN_MAX as usize) {
+        let last_number = first_number + RUN_MAX - 1;
+        let to = Head { position: last_number, hash: format!("{last_number:064x}") };
+        let (writer, hash) = ("bench".to_owned(), to.hash.clone());
+        let seal = Seal { writer, epoch: 1, first_number, last_number, first_position: first_number, hash };
+        audit.seal(&other, &head, vec![seal]).await.expect("a run is sealed");
+        head = to;
+    }
+    say("seal/by the writer", engine, began);
+
     let began = Instant::now();
     let sealed = seal_tenant(&*audit, &tenant).await.expect("records are sealed");
     assert_eq!(sealed, RECORDS as u64);
@@ -57,6 +72,17 @@ async fn measure(engine: &str, url: &DatabaseUrl) {
     assert!(verdict.holds() && verdict.sealed == sealed, "{verdict:?}");
     say("verify", engine, began);
     store.close().await;
+}
+
+async fn write(audit: &dyn AuditStore, tenant: &TenantId) {
+    let hall = Principal::hall(tenant.clone(), "bench");
+    for batch in 0..RECORDS / BATCH {
+        let entry = |n| {
+            let (at, target) = (Timestamp::from_millis(batch as i64), format!("message:{batch}-{n}"));
+            AuditEntry::done(&hall, at, "message.send", target, json!({ "to": "agent:worker-1", "hash": "0123456789" }))
+        };
+        audit.record((0..BATCH).map(entry).collect()).await.expect("records are stored");
+    }
 }
 
 fn say(what: &str, engine: &str, began: Instant) {
