@@ -105,7 +105,7 @@ pub async fn what_a_node_is_told_arrives_in_order_and_at_that_node_alone(stage: 
 }
 
 pub async fn a_node_that_falls_behind_misses_the_oldest_and_hears_the_newest(stage: &Stage) {
-    const SENT: usize = 5_000;
+    const SENT: usize = 2_500;
     let slow = node(1);
     let mut at_slow = told(stage, &slow).await;
     for i in 0..SENT {
@@ -121,5 +121,5 @@ pub async fn a_node_that_falls_behind_misses_the_oldest_and_hears_the_newest(sta
     }
     assert!(kept.is_sorted());
     kept.dedup();
-    assert!((500..=2_048).contains(&kept.len()), "{} of {SENT} were kept for one that slept", kept.len());
+    assert!((500..2_200).contains(&kept.len()), "{} of {SENT} were kept for one that slept", kept.len());
 }

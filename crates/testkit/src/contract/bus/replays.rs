@@ -170,7 +170,7 @@ async fn sequences(stage: &Stage, log: &Topic, number: usize) -> Vec<u64> {
 }
 
 pub async fn readers_who_come_and_go_while_events_come_neither_miss_nor_see_one_twice(stage: &Stage) {
-    const EVENTS: usize = 1_500;
+    const EVENTS: usize = 600;
     let log = topic("busy");
     let publishing = async {
         for begin in (0..EVENTS).step_by(50) {
@@ -186,7 +186,7 @@ pub async fn readers_who_come_and_go_while_events_come_neither_miss_nor_see_one_
             while seen.len() < EVENTS {
                 let from = ReplayFrom::After(seen.last().copied().unwrap_or(0));
                 let mut follower = Follower::of(&stage.bus, &TenantId::default(), log, from);
-                for _ in 0..dice.random_range(1..300).min(EVENTS - seen.len()) {
+                for _ in 0..dice.random_range(1..120).min(EVENTS - seen.len()) {
                     seen.push(follower.next().await.sequence);
                     if dice.random_range(0..40) == 0 {
                         tokio::time::sleep(Duration::from_millis(dice.random_range(0..8))).await;
@@ -206,7 +206,7 @@ pub async fn readers_who_come_and_go_while_events_come_neither_miss_nor_see_one_
 
 pub async fn a_reader_who_stands_still_holds_up_nobody_and_misses_nothing(stage: &Stage) {
     // More than any engine keeps waiting for one reader.
-    const EVENTS: usize = 3_000;
+    const EVENTS: usize = 1_500;
     let log = topic("busy");
     publish_all(stage, &log, 0..1).await;
     let follower = || Follower::of(&stage.bus, &TenantId::default(), &log, ReplayFrom::After(0));
