@@ -42,7 +42,7 @@ pub fn judge(entries: &[Entry]) -> Vec<String> {
                 }
                 let first = effects.entry((by, key)).or_default().insert(message_id);
                 let last = last_of_line.entry((sender, by, priority)).or_default();
-                if first && n <= last {
+                if first && n < last {
                     overtaken.push(format!("at {at_ms} ms {key} came to {by} after number {last} of its line"));
                 }
                 *last = (*last).max(*n);

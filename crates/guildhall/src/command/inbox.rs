@@ -7,7 +7,7 @@ use guildhall_domain::{
     AgentId,
     mail::{Delivered, Message, delivery::Kept},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
@@ -58,7 +58,21 @@ struct Taken {
     messages: Vec<Delivered>,
 }
 
-#[derive(Deserialize)]
+/// Bodies stay as they were written.
+#[derive(Serialize)]
+struct Inboxed<'a> {
+    messages: Vec<Shown<'a>>,
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    mail: &'a Delivered,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    opened: Option<Value>,
+}
+
+#[derive(Serialize, Deserialize)]
 struct Before {
     messages: Vec<Kept>,
     total: u64,
@@ -126,15 +140,9 @@ impl Inbox {
 
     fn show(&self, taken: &[Delivered]) -> Result<(), Failure> {
         if self.json {
-            let shown = taken.iter().map(|mail| {
-                let mut shown = json!(mail);
-                if let Some(opened) = self.opened(&mail.message)? {
-                    shown["opened"] = opened;
-                }
-                Ok(shown)
-            });
-            let shown = shown.collect::<Result<Vec<_>, Failure>>()?;
-            return screen::say_json(&json!({ "messages": shown }));
+            let shown = taken.iter().map(|mail| Ok(Shown { mail, opened: self.opened(&mail.message)? }));
+            let messages = shown.collect::<Result<Vec<_>, Failure>>()?;
+            return screen::say_json(&Inboxed { messages });
         }
         if taken.is_empty() {
             return screen::say("nothing waits");
@@ -150,11 +158,10 @@ impl Inbox {
 
     async fn show_history(&self, hall: &Hall) -> Result<(), Failure> {
         let path = ["api", "v1", "messages"];
+        let before: Before = hall.get(&path, &self.query(self.limit)).await?;
         if self.json {
-            let before: Value = hall.get(&path, &self.query(self.limit)).await?;
             return screen::say_json(&before);
         }
-        let before: Before = hall.get(&path, &self.query(self.limit)).await?;
         for kept in &before.messages {
             screen::say(format!("{}  ({})", self.text(&kept.message)?, kept.state.as_str()))?;
         }
