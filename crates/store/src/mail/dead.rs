@@ -60,57 +60,62 @@ impl LetterRow {
     }
 }
 
-/// `$1` is the tenant, `$2` the limit.
+/// `$1` is the tenant, `$2` the limit. Few letters are chosen first: what belongs to them is not searched for more.
 macro_rules! letters {
-    ($narrowed:literal) => {
+    ($narrowed:literal, $order:literal) => {
         concat!(
             "SELECT letters.mailbox, mailboxes.sort, mailboxes.name, letters.number, letters.message_id,
                  messages.priority, messages.sent_at, messages.expires_at, deliveries.attempts, deliveries.reason,
                  letters.died_at
-             FROM dead_letters AS letters
+             FROM (SELECT letters.* FROM dead_letters AS letters WHERE letters.tenant = $1 AND ",
+            $narrowed,
+            " ORDER BY ",
+            $order,
+            " LIMIT $2) AS letters
              JOIN messages ON messages.message_id = letters.message_id
              JOIN deliveries ON deliveries.mailbox = letters.mailbox AND deliveries.open = FALSE
                  AND deliveries.priority = messages.priority AND deliveries.number = letters.number
              JOIN mailboxes ON mailboxes.mailbox = letters.mailbox
-             WHERE letters.tenant = $1 AND ",
-            $narrowed,
-            " LIMIT $2"
+             ORDER BY ",
+            $order
         )
     };
 }
 
 const NEWEST: &str = letters!(
-    "(letters.died_at, letters.message_id) < ($3, $4)
-     ORDER BY letters.died_at DESC, letters.message_id DESC, letters.mailbox"
+    "(letters.died_at, letters.message_id) < ($3, $4)",
+    "letters.died_at DESC, letters.message_id DESC, letters.mailbox"
 );
-/// A mailbox's letters are sorted, not those of all mailboxes searched. Whoever asks for one mailbox's may be its agent,
-/// for whom that of another of the same id, before it, is not.
+/// The letters of the one mailbox are sorted, not those of all searched.
 const NEWEST_IN_MAILBOX: &str = letters!(
-    "letters.mailbox = $5 AND letters.number > mailboxes.since AND (+letters.died_at, letters.message_id) < ($3, $4)
-     ORDER BY +letters.died_at DESC, letters.message_id DESC"
+    "letters.mailbox = $5 AND letters.number > $6 AND (+letters.died_at, letters.message_id) < ($3, $4)",
+    "+letters.died_at DESC, letters.message_id DESC"
 );
 const NEWEST_OF_MESSAGE: &str = letters!(
-    "letters.message_id = $6 AND ($5 IS NULL OR (letters.mailbox = $5 AND letters.number > mailboxes.since))
-         AND (+letters.died_at, letters.message_id) < ($3, $4)
-     ORDER BY +letters.died_at DESC, letters.mailbox"
+    "letters.message_id = $7 AND ($5 IS NULL OR (letters.mailbox = $5 AND letters.number > $6))
+         AND (+letters.died_at, letters.message_id) < ($3, $4)",
+    "+letters.died_at DESC, letters.mailbox"
 );
 const DIED_AT_ONCE: &str =
-    letters!("letters.died_at = $3 AND letters.message_id = $4 AND letters.mailbox > $5 ORDER BY letters.mailbox");
+    letters!("letters.died_at = $3 AND letters.message_id = $4 AND letters.mailbox > $5", "letters.mailbox");
 
-const ALL: &str = letters!("(letters.mailbox, letters.number) > ($3, $4) ORDER BY letters.mailbox, letters.number");
+const ALL: &str = letters!("(letters.mailbox, letters.number) > ($3, $4)", "letters.mailbox, letters.number");
 const IN_MAILBOX: &str = letters!(
-    "letters.mailbox = $5 AND letters.number > mailboxes.since AND (letters.mailbox, letters.number) > ($3, $4) ORDER BY letters.number"
+    "letters.mailbox = $5 AND letters.number > $6 AND (letters.mailbox, letters.number) > ($3, $4)",
+    "letters.number"
 );
 const OF_MESSAGE: &str = letters!(
-    "letters.message_id = $6 AND ($5 IS NULL OR (letters.mailbox = $5 AND letters.number > mailboxes.since))
-         AND (+letters.mailbox, letters.number) > ($3, $4)
-     ORDER BY +letters.mailbox, letters.number"
+    "letters.message_id = $7 AND ($5 IS NULL OR (letters.mailbox = $5 AND letters.number > $6))
+         AND (+letters.mailbox, letters.number) > ($3, $4)",
+    "+letters.mailbox, letters.number"
 );
 
 /// Which letters are looked for: those of one mailbox, of one message, or all.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Narrowed {
-    mailbox: Option<i64>,
+    /// With the number after which it is its agent's: whoever asks for one mailbox's letters may be its agent, for whom
+    /// those of another agent of the same id, before it, are not.
+    mailbox: Option<(i64, i64)>,
     message: Option<MessageId>,
 }
 
@@ -165,9 +170,13 @@ macro_rules! dead_tables {
                     .bind(signed(limit as u64))
                     .bind(died_at.as_millis())
                     .bind(message);
+                let mailbox = narrowed.mailbox.map(|(mailbox, _)| mailbox);
+                let since = narrowed.mailbox.map(|(_, since)| since);
                 let find = match narrowed {
-                    Narrowed { message: Some(message), mailbox } => find.bind(mailbox).bind(message.bytes().to_vec()),
-                    Narrowed { mailbox: Some(mailbox), .. } => find.bind(mailbox),
+                    Narrowed { message: Some(message), .. } => {
+                        find.bind(mailbox).bind(since).bind(message.bytes().to_vec())
+                    }
+                    Narrowed { mailbox: Some(_), .. } => find.bind(mailbox).bind(since),
                     _ => find,
                 };
                 Ok(find.fetch_all(self).await?)
@@ -201,9 +210,13 @@ macro_rules! dead_tables {
                 };
                 let find =
                     sqlx::query_as(text).bind(tenant.as_str()).bind(signed(limit as u64)).bind(mailbox).bind(number);
+                let mailbox = narrowed.mailbox.map(|(mailbox, _)| mailbox);
+                let since = narrowed.mailbox.map(|(_, since)| since);
                 let find = match narrowed {
-                    Narrowed { message: Some(message), mailbox } => find.bind(mailbox).bind(message.bytes().to_vec()),
-                    Narrowed { mailbox: Some(mailbox), .. } => find.bind(mailbox),
+                    Narrowed { message: Some(message), .. } => {
+                        find.bind(mailbox).bind(since).bind(message.bytes().to_vec())
+                    }
+                    Narrowed { mailbox: Some(_), .. } => find.bind(mailbox).bind(since),
                     _ => find,
                 };
                 Ok(find.fetch_all(self).await?)
@@ -258,7 +271,7 @@ async fn narrowed(
 ) -> Result<Option<Narrowed>, Failure> {
     let Some(mailbox) = mailbox else { return Ok(Some(Narrowed { mailbox: None, message: None })) };
     let rows = tables.mailboxes(tenant, std::slice::from_ref(mailbox)).await?;
-    Ok(rows.first().map(|row| Narrowed { mailbox: Some(row.mailbox), message: None }))
+    Ok(rows.first().map(|row| Narrowed { mailbox: Some((row.mailbox, row.since)), message: None }))
 }
 
 async fn page(

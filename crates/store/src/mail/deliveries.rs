@@ -1,7 +1,8 @@
 //! The tables of mailboxes and deliveries, by sets: few statements, however many rows. Everything that becomes of a
 //! delivery becomes of it while its mailbox is locked.
 //!
-//! What is looked for comes as arrays to Postgres and as one JSON text to SQLite.
+//! What is looked for comes as arrays to Postgres and as one JSON text to SQLite, which is told by CROSS JOIN to begin
+//! there.
 
 use std::future::Future;
 
@@ -86,7 +87,7 @@ impl DeliveryTables for SqliteConnection {
         let named: Vec<_> =
             named.iter().map(|(tenant, mailbox)| (tenant.as_str(), mailbox.sort(), mailbox.name())).collect();
         let find = sqlx::query_as(
-            "SELECT mailboxes.* FROM json_each($1) AS named JOIN mailboxes
+            "SELECT mailboxes.* FROM json_each($1) AS named CROSS JOIN mailboxes
                  ON tenant = named.value->>0 AND sort = named.value->>1 AND name = named.value->>2",
         );
         Ok(find.bind(json(&named)?).fetch_all(self).await?)
@@ -94,7 +95,7 @@ impl DeliveryTables for SqliteConnection {
 
     async fn lock_free_mailboxes(&mut self, mailboxes: &[i64]) -> Result<Vec<MailboxRow>, Failure> {
         let find = sqlx::query_as(
-            "SELECT mailboxes.* FROM json_each($1) AS each JOIN mailboxes ON mailboxes.mailbox = each.value",
+            "SELECT mailboxes.* FROM json_each($1) AS each CROSS JOIN mailboxes ON mailboxes.mailbox = each.value",
         );
         Ok(find.bind(json(&mailboxes)?).fetch_all(self).await?)
     }
@@ -134,7 +135,7 @@ impl DeliveryTables for SqliteConnection {
 
     async fn deliveries_at(&mut self, places: &[Place], open: bool) -> Result<Vec<DeliveryRow>, Failure> {
         let find = sqlx::query_as(
-            "SELECT deliveries.* FROM json_each($1) AS place JOIN deliveries
+            "SELECT deliveries.* FROM json_each($1) AS place CROSS JOIN deliveries
                  ON mailbox = place.value->>0 AND open = $2 AND priority = place.value->>1
                      AND number = place.value->>2",
         );
@@ -147,7 +148,7 @@ impl DeliveryTables for SqliteConnection {
             .map(|run| (run.after.mailbox, run.after.priority, run.after.number, run.sender, run.taker))
             .collect();
         let find = sqlx::query_as(
-            "SELECT deliveries.* FROM json_each($1) AS run JOIN deliveries
+            "SELECT deliveries.* FROM json_each($1) AS run CROSS JOIN deliveries
                  ON mailbox = run.value->>0 AND open = TRUE AND priority = run.value->>1
                      AND number > run.value->>2 AND sender = run.value->>3 AND taker = run.value->>4
              WHERE state = $2",

@@ -147,7 +147,7 @@ mod sqlite {
     pub(super) async fn weigh(tables: &mut SqliteConnection, numbers: &[i64]) -> Result<(i64, i64), Failure> {
         let weigh = sqlx::query_as(
             "SELECT COUNT(*), COALESCE(SUM(octet_length(body)), 0)
-             FROM json_each($1) AS sample JOIN messages ON messages.number = sample.value",
+             FROM json_each($1) AS sample CROSS JOIN messages ON messages.number = sample.value",
         );
         Ok(weigh.bind(json(&numbers)?).fetch_one(tables).await?)
     }
@@ -156,7 +156,7 @@ mod sqlite {
         let places: Vec<_> = places.iter().map(|place| (place.mailbox, place.priority, place.number)).collect();
         let remove = sqlx::query(
             "DELETE FROM deliveries WHERE rowid IN (
-                 SELECT deliveries.rowid FROM json_each($1) AS place JOIN deliveries
+                 SELECT deliveries.rowid FROM json_each($1) AS place CROSS JOIN deliveries
                      ON mailbox = place.value->>0 AND open = FALSE AND priority = place.value->>1
                          AND number = place.value->>2)",
         );

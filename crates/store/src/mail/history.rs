@@ -161,7 +161,7 @@ async fn unread_in_sqlite(
         "SELECT named.key AS place, waiting,
              CASE WHEN waiting = 0 THEN 0 ELSE (SELECT COUNT(*) FROM deliveries
                  WHERE deliveries.mailbox = mailboxes.mailbox AND open = TRUE AND priority = 0) END AS critical
-         FROM json_each($2) AS named JOIN mailboxes
+         FROM json_each($2) AS named CROSS JOIN mailboxes
              ON tenant = $1 AND sort = named.value->>0 AND name = named.value->>1",
     );
     Ok(look.bind(tenant.as_str()).bind(json(&named)?).fetch_all(tables).await?)

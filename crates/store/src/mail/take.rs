@@ -82,7 +82,7 @@ impl TakeTables for SqliteConnection {
             "SELECT measured.answer, messages.* FROM (
                  SELECT messages.number, wanted.key AS place, wanted.value->>0 AS answer, octet_length(body) AS bytes,
                      SUM(octet_length(body)) OVER (PARTITION BY wanted.value->>0 ORDER BY wanted.key) AS so_far
-                 FROM json_each($1) AS wanted JOIN messages ON messages.number = wanted.value->>1) AS measured
+                 FROM json_each($1) AS wanted CROSS JOIN messages ON messages.number = wanted.value->>1) AS measured
              JOIN messages ON messages.number = measured.number
              WHERE measured.so_far <= $2 OR measured.so_far = measured.bytes ORDER BY measured.place",
         );
