@@ -50,7 +50,8 @@ use crate::{
     hall::Hall,
     handover::Handover,
     identity::{Caller, caller_of},
-    rest::body,
+    rest::{Weight, body},
+    tools::ToolRouter,
 };
 
 tokio::task_local! {
@@ -127,6 +128,15 @@ struct Envelope<'a> {
     #[serde(borrow)]
     id: Option<&'a RawValue>,
     method: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    params: Option<&'a RawValue>,
+}
+
+/// Of a tool's call: which tool it is.
+#[derive(Deserialize)]
+struct Called<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
 }
 
 impl<'a> Envelope<'a> {
@@ -161,9 +171,17 @@ impl<'a> Envelope<'a> {
         self.method.as_deref().unwrap_or_default()
     }
 
-    /// Handshakes, lists, notifications and answers are free: contract section 3.
-    fn counts(&self) -> bool {
-        matches!(self.method(), "tools/call" | "resources/read" | "prompts/get" | "completion/complete")
+    /// Handshakes, lists, notifications, answers and acknowledgements are free: contract section 3.
+    fn counts(&self, tools: &ToolRouter) -> bool {
+        match self.method() {
+            "tools/call" => {
+                let called = self.params.and_then(|params| serde_json::from_str::<Called<'_>>(params.get()).ok());
+                let tool = called.and_then(|called| tools.known(&called.name));
+                tool.is_none_or(|tool| tool.weight() == Weight::Counts)
+            }
+            "resources/read" | "prompts/get" | "completion/complete" => true,
+            _ => false,
+        }
     }
 }
 
@@ -205,7 +223,7 @@ impl McpDoor {
             Ok(envelope) => envelope,
             Err(error) => return malformed(error, None),
         };
-        if envelope.counts()
+        if envelope.counts(&self.hall.tools)
             && let Err(error) = self.hall.limits.pass(&caller.principal).await
         {
             return rpc_refusal(&error, envelope.id());

@@ -124,17 +124,13 @@ impl<S: Send + Sync> FromRequest<S> for Arguments {
 
     async fn from_request(request: Request, _: &S) -> std::result::Result<Self, Refusal> {
         let bytes = read(request.into_body(), BODY_MAX_BYTES).await?;
-        let text = if bytes.trim_ascii().is_empty() { b"{}" } else { &bytes[..] };
-        if text.trim_ascii_start().first() != Some(&b'{') {
-            return Err(Error::invalid("the request's body does not fit: it must be a JSON object").into());
-        }
-        Ok(Self(fitting("the request's body", text)?))
+        Ok(Self(parse(if bytes.trim_ascii().is_empty() { b"{}" } else { &bytes[..] })?))
     }
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     // An array would be taken for the fields in their order.
-    if bytes.trim_ascii_start().first() == Some(&b'[') {
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
         return Err(Error::invalid("the request's body does not fit: it must be a JSON object"));
     }
     fitting("the request's body", bytes)
@@ -146,7 +142,11 @@ pub(crate) fn fitting<'de, T: Deserialize<'de>>(what: &str, bytes: &'de [u8]) ->
     let said = serde_path_to_error::deserialize(&mut json).map_err(|fault| {
         let place = fault.path().to_string();
         let fault = fault.into_inner();
-        Error::invalid(match fault.classify() {
+        let category = fault.classify();
+        // A name that is not one says so in an error of its own.
+        let text = fault.to_string();
+        let fault = text.strip_prefix("InvalidParams: ").unwrap_or(&text);
+        Error::invalid(match category {
             Category::Data if place == "." => format!("{what} does not fit: {fault}"),
             Category::Data => format!("{what} does not fit: {place}: {fault}"),
             _ => format!("{what} is not JSON: {fault}"),

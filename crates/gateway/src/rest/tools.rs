@@ -10,7 +10,7 @@ use axum::{
 };
 use guildhall_domain::Error;
 
-use super::body::Arguments;
+use super::{Weight, body::Arguments};
 use crate::{
     error::Refusal,
     hall::Hall,
@@ -34,6 +34,9 @@ pub(super) async fn call(
         .tools
         .find(&name, &hall.policy, &caller.principal, &narrowed)
         .ok_or_else(|| Error::not_found(format!("there is no tool {name:?} that you may call")))?;
+    if tool.weight() == Weight::Counts {
+        hall.limits.pass(&caller.principal).await?;
+    }
     let handover = Handover::default();
     let call = caller.call();
     let ask = Ask::new(&hall, &call, &handover);

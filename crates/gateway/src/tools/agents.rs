@@ -32,7 +32,8 @@ pub(super) fn tools() -> Vec<Tool> {
                 advice: &[],
             },
             |ask, arguments: ListAgents| list_agents(ask.hall, ask.call, arguments).boxed(),
-        ),
+        )
+        .free(),
         Tool::new(
             "register_agent",
             TOOLSET,

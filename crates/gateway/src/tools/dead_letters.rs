@@ -38,7 +38,8 @@ pub(super) fn tools() -> Vec<Tool> {
                 advice: &[],
             },
             |ask, asked: ListDeadLetters| list_dead_letters(ask.hall, ask.call, asked).boxed(),
-        ),
+        )
+        .free(),
         Tool::new(
             "redrive_dead_letter",
             TOOLSET,

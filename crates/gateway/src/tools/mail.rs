@@ -89,7 +89,8 @@ pub(super) fn tools() -> Vec<Tool> {
             |ask, asked: AckMessage| {
                 settle(ask.hall, ask.call, asked.message_id, asked.lease, Ok(Verdict::Ack)).boxed()
             },
-        ),
+        )
+        .free(),
         Tool::new(
             "nack_message",
             TOOLSET,
@@ -105,7 +106,8 @@ pub(super) fn tools() -> Vec<Tool> {
                 let verdict = mail::nack(asked.delay_ms, asked.reason);
                 settle(ask.hall, ask.call, asked.message_id, asked.lease, verdict).boxed()
             },
-        ),
+        )
+        .free(),
     ]
 }
 

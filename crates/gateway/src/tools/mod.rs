@@ -35,7 +35,7 @@ use crate::{
     hall::Hall,
     handover::Handover,
     requests::Listener,
-    rest::{authorize, body::fitting},
+    rest::{Weight, authorize, body::fitting},
 };
 
 type Run = Arc<dyn for<'a> Fn(&'a Ask<'a>, &'a RawValue) -> BoxFuture<'a, Result<Box<RawValue>>> + Send + Sync>;
@@ -78,6 +78,7 @@ pub(crate) struct Tool {
     effect: Effect,
     advice: Advice,
     time: Duration,
+    weight: Weight,
     run: Run,
 }
 
@@ -127,6 +128,7 @@ impl Tool {
             effect,
             advice: about.advice,
             time: TOOL_TIME,
+            weight: Weight::Counts,
             run: Arc::new(move |ask, arguments| {
                 let run = run.clone();
                 Box::pin(async move {
@@ -141,6 +143,16 @@ impl Tool {
     fn within(mut self, time: Duration) -> Self {
         self.time = time;
         self
+    }
+
+    /// An acknowledgement or a list.
+    fn free(mut self) -> Self {
+        self.weight = Weight::Free;
+        self
+    }
+
+    pub(crate) fn weight(&self) -> Weight {
+        self.weight
     }
 }
 
