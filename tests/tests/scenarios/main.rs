@@ -21,6 +21,7 @@ mod mcp_old;
 mod presence;
 mod requests;
 mod resources;
+mod sockets;
 mod tokens;
 mod tools;
 mod topics;
