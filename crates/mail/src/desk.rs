@@ -28,11 +28,15 @@ pub(crate) struct Desk {
     pub(crate) bound: MailboxBound,
     pub(crate) retention: Retention,
     pub(crate) waker: Waker,
+    /// Agents that mail was sent to. They may have left since.
+    pub(crate) once_here: Cache<(TenantId, AgentId), ()>,
     /// One member of each pool that mail was sent to, as it was then.
     pub(crate) pool_members: Cache<(TenantId, String), AgentId>,
     last_id: Mutex<Ulid>,
 }
 
+/// Agents that are not looked up again for each message: some 4 MB. Of more, those who get mail most often.
+const ONCE_HERE_MAX: u64 = 20_000;
 /// Pools of which a member is remembered; looking through all agents finds one of the others.
 const POOLS_MAX: u64 = 10_000;
 
@@ -60,7 +64,8 @@ impl Desk {
             key_ring: _,
         } = options;
         let (waker, tasks) = Waker::new(bus.clone(), clock.clone(), entropy.clone());
-        let (pool_members, last_id) = (Cache::new(POOLS_MAX), Mutex::new(Ulid::nil()));
+        let (once_here, pool_members) = (Cache::new(ONCE_HERE_MAX), Cache::new(POOLS_MAX));
+        let last_id = Mutex::new(Ulid::nil());
         let desk = Self {
             mail,
             topics,
@@ -73,6 +78,7 @@ impl Desk {
             bound,
             retention,
             waker,
+            once_here,
             pool_members,
             last_id,
         };

@@ -2,7 +2,7 @@
 
 use guildhall_domain::{
     AgentId, AuditEntry, Call, Principal, Result, TenantId, Timestamp, TraceContext,
-    mail::{Message, NewMessage, Receipt, SEND_MAX},
+    mail::{Message, NewMessage, Receipt, Recipient, SEND_MAX},
     ports::mail_store::{Accepted, Addressees, Outgoing, RequestTerms},
 };
 use guildhall_guard::Operation;
@@ -38,7 +38,7 @@ impl MailService {
             };
             outgoing.push(self.desk.outgoing(&call.principal, sender.clone(), new, to, None, now));
         }
-        Ok(self.post(&call.principal.tenant, outgoing, &call.trace).await?)
+        self.post(&call.principal.tenant, outgoing, &call.trace).await
     }
 
     /// Into the database; then whoever waits is woken, and what is for many goes on being brought.
@@ -94,7 +94,6 @@ impl Desk {
 
 /// Who sent what to whom. Never the words: their hash, with which whoever has them can prove that these were they.
 fn entry(by: &Principal, message: &Message, now: Timestamp) -> AuditEntry {
-    use guildhall_domain::mail::Recipient;
     let target = match &message.to {
         Recipient::Agent(agent) => format!("agent:{agent}"),
         others => others.to_string(),

@@ -17,7 +17,7 @@ impl Desk {
     pub(crate) async fn resolve(&self, call: &Call, sender: &AgentId, to: &Recipient) -> Result<Addressees> {
         match to {
             Recipient::Agent(agent) => {
-                self.agent(call, agent).await?;
+                self.was_here(call, agent).await?;
                 Ok(Addressees::One(Mailbox::Agent(agent.clone())))
             }
             Recipient::Pool(pool) => {
@@ -44,6 +44,17 @@ impl Desk {
                 some(agents, || format!("the topic {topic} has no durable subscribers"))
             }
         }
+    }
+
+    /// Who was here once is not looked up again: the mailbox of an agent that has left is closed, and the transaction
+    /// that would deliver to it says so.
+    async fn was_here(&self, call: &Call, agent: &AgentId) -> Result<()> {
+        let key = (call.principal.tenant.clone(), agent.clone());
+        if self.once_here.get(&key).is_none() {
+            self.agent(call, agent).await?;
+            self.once_here.insert(key, ());
+        }
+        Ok(())
     }
 
     /// Everyone whom the query finds, but the sender.

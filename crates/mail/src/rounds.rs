@@ -1,7 +1,12 @@
 //! What the clock and the size of a message leave to be done behind the answers. Every replica goes its rounds; what
 //! is due is a row, done by whoever comes first.
 
-use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use guildhall_domain::{Result, TenantId, Timestamp, TraceContext, mail::Mailbox};
 use guildhall_runtime::{Task, Trouble};
@@ -14,6 +19,8 @@ use crate::{desk::Desk, requests};
 /// How late what another replica left undone is taken up, and how late a lease's end is noticed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const FORGET_EVERY: Duration = Duration::from_secs(60);
+/// Between two parts of much that is old: who sends meanwhile comes first.
+const FORGET_ON: Duration = Duration::from_millis(100);
 /// Deadlines remembered here; those beyond are met by the look of every second.
 const DEADLINES_MAX: usize = 100_000;
 
@@ -64,19 +71,17 @@ pub(crate) fn tasks(desk: &Arc<Desk>, alarm: &Arc<Alarm>) -> Vec<Task> {
     vec![
         Task::new("mail.expand", |stop| async move {
             let wide = "mail for many does not reach its mailboxes";
-            expand.go(wide, stop, Round::expand, |round| &round.alarm.expand).await;
+            expand.go(wide, stop, Round::expand, &expand.alarm.expand).await;
         }),
         Task::new("mail.lapse", |stop| async move {
-            let leases = "leases and expired mail are not seen to";
-            lapse.go(leases, stop, Round::lapse, |round| &round.never).await;
+            lapse.go("leases and expired mail are not seen to", stop, Round::lapse, &lapse.never).await;
         }),
         Task::new("mail.time-out", |stop| async move {
             let requests = "requests whose time is over are not ended";
-            time_out.go(requests, stop, Round::time_out, |round| &round.alarm.sooner).await;
+            time_out.go(requests, stop, Round::time_out, &time_out.alarm.sooner).await;
         }),
         Task::new("mail.forget", |stop| async move {
-            let old = "old mail is not forgotten";
-            forget.go(old, stop, Round::forget, |round| &round.never).await;
+            forget.go("old mail is not forgotten", stop, Round::forget, &forget.never).await;
         }),
     ]
 }
@@ -84,6 +89,7 @@ pub(crate) fn tasks(desk: &Arc<Desk>, alarm: &Arc<Alarm>) -> Vec<Task> {
 struct Round {
     desk: Arc<Desk>,
     alarm: Arc<Alarm>,
+    /// The kick of a round that none comes to.
     never: Notify,
 }
 
@@ -98,7 +104,7 @@ impl Round {
         what: &'static str,
         stop: CancellationToken,
         work: impl AsyncFn(&Self) -> Result<Next>,
-        kick: impl Fn(&Self) -> &Notify,
+        kick: &Notify,
     ) {
         let mut trouble = Trouble::new(what, self.desk.entropy.clone());
         while !stop.is_cancelled() {
@@ -122,7 +128,7 @@ impl Round {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
-                () = kick(self).notified() => {}
+                () = kick.notified() => {}
             }
         }
     }
@@ -156,11 +162,11 @@ impl Round {
 
     async fn forget(&self) -> Result<Next> {
         let more = self.desk.mail.forget(self.desk.retention, self.desk.clock.now()).await?;
-        Ok(if more { Next::AtOnce } else { Next::Within(FORGET_EVERY) })
+        Ok(Next::Within(if more { FORGET_ON } else { FORGET_EVERY }))
     }
 
     fn wake(&self, mailboxes: Vec<(TenantId, Mailbox)>) {
-        let mut tenants: std::collections::HashMap<TenantId, Vec<Mailbox>> = std::collections::HashMap::new();
+        let mut tenants: HashMap<TenantId, Vec<Mailbox>> = HashMap::new();
         for (tenant, mailbox) in mailboxes {
             tenants.entry(tenant).or_default().push(mailbox);
         }

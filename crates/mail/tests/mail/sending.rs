@@ -153,6 +153,31 @@ async fn a_message_for_nobody_is_refused_by_the_name_of_who_is_missing_and_its_w
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_has_left_gets_no_mail_on_any_replica_and_does_again_when_it_is_back() {
+    let engines = Engines::embedded();
+    let (here, there) = engines.replicas().await;
+    for name in ["a", "b", "c"] {
+        here.register(name).await;
+    }
+    // Both replicas have known b and c; only b has ever had mail.
+    for replica in [&here, &there] {
+        replica.mail.send(&agent("a"), vec![message("b", "1")]).await.unwrap();
+        let refused_list = vec![message("c", "1"), message("nobody", "1")];
+        refused(replica.mail.send(&agent("a"), refused_list).await, ErrorCode::NotFound);
+    }
+    for name in ["b", "c"] {
+        here.registry.remove(&admin(), &id(name)).await.unwrap();
+        for replica in [&here, &there] {
+            let error = refused(replica.mail.send(&agent("a"), vec![message(name, "2")]).await, ErrorCode::NotFound);
+            assert!(error.message.contains(&format!("no agent {name}")), "{error}");
+        }
+        here.register(name).await;
+        there.mail.send(&agent("a"), vec![message(name, "3")]).await.unwrap();
+        assert_eq!(texts(&take(&here, name).await), ["3"], "another agent of the id was given older mail");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_with_one_bad_message_does_nothing_and_says_which() {
     let (_engines, _, replica) = one().await;
     let bad = guildhall_domain::mail::NewMessage { kind: "two words".into(), ..message("b", "2") };
