@@ -63,6 +63,7 @@ macro_rules! mail_store_contract {
             members_of_a_pool_work_side_by_side
             the_own_mailbox_is_filled_from_first_then_the_pools
             an_answer_holds_bodies_of_three_mebibytes_and_the_next_one_the_rest
+            what_waits_behind_many_that_are_held_up_is_found
             nothing_passes_a_wide_message_that_is_underway
             a_mailbox_that_is_not_there_is_empty_and_one_of_another_tenant_another
             // settle

@@ -86,6 +86,7 @@ pub async fn mail_that_expires_dies_with_its_reason_and_not_in_its_takers_hands(
     says(stage, &lapsed, &Lapsed { expired: 1, dead: 1, wake, ..Lapsed::default() });
     let dead = delivery_becomes(&replica, second, &mailbox("bob"), DeliveryState::Dead, 0).await;
     assert_eq!(dead.reason.as_deref(), Some("expired: nobody took it in time"));
+    bob.finds_nothing(at(10)).await;
     delivery_becomes(&replica, first, &mailbox("bob"), DeliveryState::Leased, 0).await;
 
     bob.settles(&held[0], nack(None, None), at(11)).await;

@@ -7,7 +7,7 @@ use guildhall_domain::ports::mail_store::{Addressees, Outgoing};
 use super::{
     Replica, Stage, circular,
     hands::{Hand, at, ids, prior, send_some, waiting_become},
-    id, insist, letter, mailbox, send,
+    id, insist, letter, mailbox, send, try_send,
 };
 use crate::contract::store::tenant;
 
@@ -133,6 +133,17 @@ pub async fn an_answer_holds_bodies_of_three_mebibytes_and_the_next_one_the_rest
     assert_eq!(first[3].message.body, long);
     bob.ack(&first, at(0)).await;
     bob.takes(10, at(0), &sent[4..]).await;
+}
+
+pub async fn what_waits_behind_many_that_are_held_up_is_found(stage: &Stage) {
+    let replica = stage.replica("one");
+    let many: Vec<Outgoing> = (0..300).map(|_| letter("ada", "bob")).collect();
+    try_send(&replica, &many).await.unwrap();
+    let last = send(&replica, &letter("eve", "bob")).await;
+    let bob = Hand::of(stage, &replica, "bob");
+    bob.takes(1, at(0), &[many[0].message.message_id]).await;
+    bob.takes(1, at(0), &[last]).await;
+    bob.finds_nothing(at(1)).await;
 }
 
 /// More members than a send reaches itself.
