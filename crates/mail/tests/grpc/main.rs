@@ -79,7 +79,7 @@ async fn mail_is_sent_taken_and_settled_with_all_that_belongs_to_it() {
             Verdict::Return,
             Verdict::Renew,
         ];
-        let lease = Lease { mailbox: 7, number: 8, hand_out: -9 };
+        let lease = Lease { mailbox: 7, number: 8, hand_out: 9 };
         let settlings = verdicts.map(|verdict| Settling { message_id: id(2), lease, verdict }).to_vec();
         assert_eq!(mail.settle(&call, &a, settlings.clone()).await.unwrap(), echo::settled());
         assert_eq!(mail.give_back(&call, &a, "socket-1").await.unwrap(), 3);

@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails shows the error it met")]
 
+mod contract;
 mod engines_away;
 mod inboxes;
 mod requests;
 mod sending;
 mod stage;
+mod webhooks;

@@ -69,7 +69,7 @@ pub async fn what_expires_dies_untaken(stage: &Stage) {
     let sent = stage.send(&stage.here, "a", &short).await.unwrap().message_id;
     let kept = stage.letter(&stage.here, "a", "b").await;
     stage.has_waiting(&stage.here, "b", Unread { waiting: 2, critical: 0 }).await;
-    stage.pass(Duration::from_secs(11)).await;
+    stage.clock.advance(Duration::from_secs(11));
     let letter = dead(&stage.there, "b", 1).await.remove(0);
     assert_eq!((letter.message.message_id, letter.attempts), (sent, 0));
     assert!(letter.reason.contains("expired"), "{}", letter.reason);
@@ -92,7 +92,7 @@ pub async fn dead_letters_are_for_their_mailbox_and_those_who_may_see_all(stage:
         let short = NewMessage { expires_in: Some(Duration::from_secs(1)), ..letter(to) };
         stage.send(&stage.here, "a", &short).await.unwrap();
     }
-    stage.pass(Duration::from_secs(2)).await;
+    stage.clock.advance(Duration::from_secs(2));
     let of_b = dead(&stage.here, "b", 1).await.remove(0).message.message_id;
     let of_c = dead(&stage.here, "c", 1).await.remove(0).message.message_id;
     let foreign = insist(|| async { stage.here.mail.dead_letters(&agent("b"), query(Some("c"))).await }).await;

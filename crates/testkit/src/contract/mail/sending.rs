@@ -44,7 +44,6 @@ pub async fn what_was_said_arrives_as_it_was_and_is_acknowledged_once(stage: &St
     assert_eq!(taken.message, ahead);
     assert_eq!((taken.mailbox.clone(), taken.attempt, taken.lease_until), (Mailbox::Agent(id("b")), 1, now + LEASE));
     assert!(taken.message.sent_at <= now);
-    stage.has_waiting(&stage.here, "b", nothing()).await;
     let leased = |seen: &guildhall_domain::mail::delivery::Tracked| seen.deliveries[0].state == DeliveryState::Leased;
     stage.comes_to_be(&stage.here, receipt.message_id, "leased", leased).await;
 
@@ -58,6 +57,7 @@ pub async fn what_was_said_arrives_as_it_was_and_is_acknowledged_once(stage: &St
         let seen = insist(|| async { stage.here.mail.message(&agent(reader), receipt.message_id).await }).await;
         assert_eq!(seen.unwrap().message, taken.message, "as {reader} sees it");
     }
+    stage.has_waiting(&stage.here, "b", nothing()).await;
     stage.take(&stage.here, "b", 0).await;
     let query = HistoryQuery { after: None, limit: 10 };
     let kept = || async {
@@ -109,22 +109,25 @@ pub async fn a_list_is_accepted_whole_or_not_at_all(stage: &Stage) {
 
 pub async fn whoever_is_meant_gets_it_and_the_sender_does_not(stage: &Stage) {
     let with = |name: &str, role: &str, capability: &str, pool: Option<&str>| NewAgent {
-        roles: Some([roles::AGENT, role].map(str::to_owned).into()),
+        roles: Some([role.to_owned()].into()),
         capabilities: Some([capability.to_owned()].into()),
         pool: pool.map(str::to_owned),
         ..NewAgent::named(id(name), name)
     };
-    stage.register(with("a", "writer", "rust/fmt", None)).await;
-    stage.register(with("b", "writer", "go", Some("builders"))).await;
-    stage.register(with("c", "reader", "rust/fmt", Some("builders"))).await;
-    let cases = [("ALL", 2, "everyone"), ("role:writer", 1, "writers"), ("capability:rust/fmt", 1, "rust")];
+    stage.register(with("a", roles::AGENT, "rust/fmt", None)).await;
+    stage.register(with("b", roles::AGENT, "go", Some("builders"))).await;
+    stage.register(with("c", roles::OBSERVER, "rust/fmt", Some("builders"))).await;
+    let cases = [("ALL", 2, "everyone"), ("role:agent", 1, "agents"), ("capability:rust/fmt", 1, "rust")];
     for (to, recipients, words) in cases {
         let receipt = stage.send(&stage.here, "a", &message(to, format!("\"{words}\""))).await.unwrap();
         assert_eq!(receipt.recipients, recipients, "{to}");
         stage.comes_to_be(&stage.there, receipt.message_id, "with all of them", |seen| seen.complete).await;
     }
-    assert_eq!(bodies(&stage.take(&stage.there, "b", 2).await), ["\"everyone\"", "\"writers\""]);
-    assert_eq!(bodies(&stage.take(&stage.here, "c", 2).await), ["\"everyone\"", "\"rust\""]);
+    let (at_b, at_c) = (stage.take(&stage.there, "b", 2).await, stage.take(&stage.here, "c", 2).await);
+    assert_eq!(bodies(&at_b), ["\"everyone\"", "\"agents\""]);
+    assert_eq!(bodies(&at_c), ["\"everyone\"", "\"rust\""]);
+    stage.ack_all(&stage.there, "b", &at_b).await;
+    stage.ack_all(&stage.here, "c", &at_c).await;
     stage.take(&stage.here, "a", 0).await;
 
     let pooled = stage.send(&stage.here, "b", &letter("pool:builders")).await.unwrap();
