@@ -16,6 +16,7 @@ mod life;
 mod limits;
 mod mail;
 mod mail_commands;
+mod mail_tools;
 mod mcp_new;
 mod mcp_old;
 mod presence;
