@@ -96,7 +96,7 @@ impl Hand {
         };
         let mail = taken?;
         self.full = !mail.is_empty();
-        self.unread.took(&self.call.principal.tenant, &self.agent, &mail);
+        self.unread.took(&self.call.principal.tenant, &self.agent, &mail, self.once);
         if self.once == Once::Acknowledged {
             let ack = |mail: &Delivered| Settling {
                 message_id: mail.message.message_id,

@@ -128,7 +128,7 @@ impl Gateway {
             identity: identity.clone(),
             limits: Limits::new(hot.clone(), rate),
             registry,
-            unread: Arc::new(UnreadCounts::new(mail.clone())),
+            unread: Arc::new(UnreadCounts::new(mail.clone(), clock.clone())),
             mail,
             topics,
             node,

@@ -100,8 +100,8 @@ impl Hall {
     }
 
     pub(crate) async fn settle(&self, call: &Call, agent: &AgentId, settling: Settling) -> Result<()> {
-        let each = self.mail.settle(call, agent, vec![settling]).await?;
-        self.unread.outdated(&call.principal.tenant, agent);
+        let each = self.mail.settle(call, agent, vec![settling.clone()]).await?;
+        self.unread.settled(&call.principal.tenant, agent, &settling);
         each.into_iter().next().unwrap_or_else(|| Err(Error::internal("a settling was taken without a verdict")))
     }
 }

@@ -13,8 +13,11 @@ use std::{
 };
 
 use guildhall_domain::{
-    AgentId, Call, Principal, TenantId,
-    mail::{Delivered, Mailbox, Priority, delivery::Unread},
+    AgentId, Call, Clock, Principal, TenantId, Timestamp,
+    mail::{
+        Delivered, Mailbox, MessageId, Priority,
+        delivery::{LEASE, Settling, Unread, Verdict},
+    },
     ports::Mail,
 };
 use moka::sync::Cache;
@@ -22,11 +25,13 @@ use parking_lot::Mutex;
 use rmcp::model::{CallToolResult, ContentBlock, MetaObject};
 use serde_json::json;
 
-use crate::{hall::MailWaiting, identity::query_value};
+use crate::{hall::MailWaiting, handover::Once, identity::query_value};
 
 /// Agents whose counts are in memory; who is forgotten is read again.
 const BOUND: u64 = 100_000;
 const FORGET_AFTER: Duration = Duration::from_secs(10 * 60);
+/// Messages that one agent holds and whose number is kept; of more, some are said to wait that do not.
+const HELD_BOUND: usize = 1_000;
 const READ_AT_MOST_EVERY: Duration = Duration::from_secs(2);
 /// Hints may be lost.
 const EMPTY_GOOD_FOR: Duration = Duration::from_secs(30);
@@ -39,6 +44,7 @@ pub(crate) const META_KEY: &str = "guildhall/unread";
 
 pub(crate) struct UnreadCounts {
     mail: Arc<dyn Mail>,
+    clock: Arc<dyn Clock>,
     known: Cache<(TenantId, AgentId), Arc<Known>>,
     /// Counts the changes of pools' mailboxes: an agent's counts hold those of its pool.
     pools_changed: AtomicU64,
@@ -55,12 +61,21 @@ struct Counts {
     asking: bool,
     stale: bool,
     pools_changed: u64,
+    /// What the agent holds to settle by itself: it is unread to the mail service, and does not wait.
+    held: Vec<Held>,
+}
+
+struct Held {
+    message: MessageId,
+    critical: bool,
+    /// Until then it has its lease, and waits again afterwards.
+    until: Timestamp,
 }
 
 impl UnreadCounts {
-    pub(crate) fn new(mail: Arc<dyn Mail>) -> Self {
+    pub(crate) fn new(mail: Arc<dyn Mail>, clock: Arc<dyn Clock>) -> Self {
         let known = Cache::builder().max_capacity(BOUND).time_to_idle(FORGET_AFTER).build();
-        Self { mail, known, pools_changed: AtomicU64::new(0) }
+        Self { mail, clock, known, pools_changed: AtomicU64::new(0) }
     }
 
     /// Something may be taken that was not there before.
@@ -75,22 +90,46 @@ impl UnreadCounts {
         }
     }
 
-    /// The agent did something with its mail.
-    pub(crate) fn outdated(&self, tenant: &TenantId, agent: &AgentId) {
+    fn outdated(&self, tenant: &TenantId, agent: &AgentId) {
+        self.change(tenant, agent, |_| {});
+    }
+
+    fn change(&self, tenant: &TenantId, agent: &AgentId, change: impl FnOnce(&mut Counts)) {
         if let Some(known) = self.known.get(&(tenant.clone(), agent.clone())) {
-            known.0.lock().stale = true;
+            let mut counts = known.0.lock();
+            change(&mut counts);
+            counts.stale = true;
         }
     }
 
     /// The agent has taken these.
-    pub(crate) fn took(&self, tenant: &TenantId, agent: &AgentId, mail: &[Delivered]) {
-        if let Some(known) = self.known.get(&(tenant.clone(), agent.clone())) {
-            let critical = mail.iter().filter(|one| one.message.priority == Priority::Critical).count();
-            let mut counts = known.0.lock();
-            counts.unread.waiting = counts.unread.waiting.saturating_sub(mail.len() as u64);
-            counts.unread.critical = counts.unread.critical.saturating_sub(critical as u64);
-            counts.stale = true;
-        }
+    pub(crate) fn took(&self, tenant: &TenantId, agent: &AgentId, mail: &[Delivered], once: Once) {
+        self.change(tenant, agent, |counts| {
+            for one in mail {
+                let critical = one.message.priority == Priority::Critical;
+                if once == Once::Acknowledged {
+                    counts.is_done(critical);
+                } else if counts.held.len() < HELD_BOUND {
+                    counts.held.push(Held { message: one.message.message_id, critical, until: one.lease_until });
+                }
+            }
+        });
+    }
+
+    /// The agent has settled what it held.
+    pub(crate) fn settled(&self, tenant: &TenantId, agent: &AgentId, settling: &Settling) {
+        self.change(tenant, agent, |counts| {
+            let place = counts.held.iter().position(|held| held.message == settling.message_id);
+            match (place, &settling.verdict) {
+                (Some(place), Verdict::Renew) => counts.held[place].until = self.clock.now() + LEASE,
+                (Some(place), Verdict::Ack) => {
+                    let critical = counts.held.swap_remove(place).critical;
+                    counts.is_done(critical);
+                }
+                (Some(place), _) => drop(counts.held.swap_remove(place)),
+                (None, _) => {}
+            }
+        });
     }
 
     /// What waits for the caller, as far as is known; nothing for a caller that is no agent.
@@ -101,7 +140,7 @@ impl UnreadCounts {
         {
             let mut counts = known.0.lock();
             if counts.asking || !counts.is_due(pools_changed) {
-                return counts.unread.clone();
+                return counts.waiting(self.clock.now());
             }
             counts.asking = true;
             counts.stale = false;
@@ -121,12 +160,26 @@ impl UnreadCounts {
             }
         });
         let _ = tokio::time::timeout(PATIENCE, reading).await;
-        let counts = known.0.lock();
-        counts.unread.clone()
+        let mut counts = known.0.lock();
+        counts.waiting(self.clock.now())
     }
 }
 
 impl Counts {
+    fn is_done(&mut self, critical: bool) {
+        self.unread.waiting = self.unread.waiting.saturating_sub(1);
+        self.unread.critical = self.unread.critical.saturating_sub(u64::from(critical));
+    }
+
+    fn waiting(&mut self, now: Timestamp) -> Unread {
+        self.held.retain(|held| held.until > now);
+        let critical = self.held.iter().filter(|held| held.critical).count() as u64;
+        Unread {
+            waiting: self.unread.waiting.saturating_sub(self.held.len() as u64),
+            critical: self.unread.critical.saturating_sub(critical),
+        }
+    }
+
     fn is_due(&self, pools_changed: u64) -> bool {
         let Some(age) = self.asked_at.map(|at| at.elapsed()) else { return true };
         // What waits may have been taken through another gateway, of which there is no hint.

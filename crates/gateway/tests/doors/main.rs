@@ -1,0 +1,12 @@
+//! Mail over REST and by tools: a registry and mail over SQLite, the embedded bus, one gateway on a port of its own.
+
+mod client;
+mod handing_over;
+mod messages;
+mod requests;
+mod topics;
+mod unread;
+
+#[expect(dead_code, reason = "what of it only the tests of sockets use")]
+#[path = "../socket/stage.rs"]
+mod stage;
