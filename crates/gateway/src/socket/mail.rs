@@ -81,6 +81,11 @@ impl Window {
         self.held.len() < WINDOW && self.bytes + TAKE_MAX_BYTES <= WINDOW_BYTES
     }
 
+    /// More is open in the mailbox than this socket holds.
+    pub(super) fn misses(&self, open: u64) -> bool {
+        open > self.held.len() as u64
+    }
+
     /// True when a taking is to begin.
     fn want(&mut self) -> bool {
         self.wanted = true;
@@ -189,8 +194,10 @@ impl Door {
         loop {
             let Some(limit) = socket.window.lock().next_taking() else { return Ok(()) };
             if !self.sockets.has_mail(socket) || !socket.outbox.has_room() {
-                // The sweep looks again at one that does not read at the moment.
-                socket.window.lock().taking = false;
+                let mut window = socket.window.lock();
+                window.taking = false;
+                // What its client settles, or the sweep, begins another taking.
+                window.wanted = true;
                 return Ok(());
             }
             let take = TakeMail { limit, wait: Duration::ZERO, taker: self.hand(socket), lease: LEASE };

@@ -125,11 +125,16 @@ pub(super) async fn last_words(web_socket: &mut WebSocket, text: Utf8Bytes, clos
         web_socket.send(Message::Text(text)).await?;
         web_socket.send(Message::Close(Some(close))).await?;
         // The client's own close frame ends the connection in good order; what comes before is too late.
-        while let Some(Ok(_)) = web_socket.recv().await {}
-        Ok::<(), axum::Error>(())
+        while let Some(Ok(message)) = web_socket.recv().await {
+            if matches!(message, Message::Close(_)) {
+                return Ok(());
+            }
+        }
+        // To hang up on one that perhaps still speaks would take the last frames from it as well.
+        std::future::pending().await
     };
     // A client that is gone or does not read has had its chance.
-    let _ = tokio::time::timeout(LAST_WORDS_TIME, last).await;
+    let _: Result<Result<(), axum::Error>, _> = tokio::time::timeout(LAST_WORDS_TIME, last).await;
 }
 
 impl Door {

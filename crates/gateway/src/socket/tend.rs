@@ -8,16 +8,12 @@ use std::{
 };
 
 use futures::StreamExt as _;
-use guildhall_domain::{
-    AgentId, Call, Principal, TenantId,
-    mail::{Mailbox, subject},
-    ports::bus::Hint,
-};
-use serde::Deserialize;
+use guildhall_domain::{AgentId, Call, Principal, TenantId, mail::Mailbox};
+use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 use super::{Door, cut::Cut, sockets::Socket};
-use crate::identity::LOOK_AGAIN;
+use crate::{hall::MailWaiting, identity::LOOK_AGAIN};
 
 /// In walks of [`LOOK_AGAIN`]: 20 s.
 const PING_EVERY: u64 = 20;
@@ -32,11 +28,6 @@ const POOL_WAKES: usize = 4;
 const SIDE_BY_SIDE: usize = 32;
 /// Older sockets that look, in one sweep, whether there still is a newer one.
 const LOOK_FOR_NEWER_MAX: usize = 64;
-
-#[derive(Deserialize)]
-struct Waiting {
-    mailboxes: Vec<Mailbox>,
-}
 
 impl Door {
     pub(super) async fn tend(self: Arc<Self>, stop: CancellationToken) {
@@ -76,24 +67,30 @@ impl Door {
 
     /// Hears where mail waits.
     pub(super) async fn heed_mail(self: Arc<Self>, stop: CancellationToken) {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = self.heed(subject::WAITING, |hint| self.heed_waiting(&hint)) => {}
+        let mut waiting = self.hall.mail_waiting.subscribe();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                heard = waiting.recv() => match heard {
+                    Ok(waiting) => self.heed_waiting(&waiting),
+                    // The sweep finds what was missed.
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                }
+            }
         }
     }
 
-    fn heed_waiting(self: &Arc<Self>, hint: &Hint) {
-        let tenant = &hint.envelope.principal.tenant;
-        let Ok(Waiting { mailboxes }) = serde_json::from_slice(&hint.envelope.payload) else { return };
-        for mailbox in mailboxes {
+    fn heed_waiting(self: &Arc<Self>, MailWaiting { tenant, mailboxes }: &MailWaiting) {
+        for mailbox in &**mailboxes {
             match mailbox {
                 Mailbox::Agent(agent) => {
-                    if let Some(socket) = self.sockets.with_mail(tenant, &agent) {
+                    if let Some(socket) = self.sockets.with_mail(tenant, agent) {
                         self.wake(&socket);
                     }
                 }
                 Mailbox::Pool(pool) => {
-                    for socket in self.sockets.members(tenant, &pool, POOL_WAKES) {
+                    for socket in self.sockets.members(tenant, pool, POOL_WAKES) {
                         self.wake(&socket);
                     }
                 }
@@ -131,11 +128,14 @@ impl Door {
         };
         let mut looking = 0;
         for ((socket, elsewhere), unread) in sockets.iter().zip(unread) {
+            // What is in someone's hands counts as well.
             if unread.waiting == 0 {
                 continue;
             }
             if !elsewhere {
-                self.wake(socket);
+                if socket.window.lock().misses(unread.waiting) {
+                    self.wake(socket);
+                }
             } else if looking < LOOK_FOR_NEWER_MAX {
                 looking += 1;
                 let (door, socket) = (self.clone(), socket.clone());

@@ -1,6 +1,6 @@
 //! The other end of a socket.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
 use futures::{SinkExt as _, StreamExt as _};
 use serde_json::Value;
@@ -18,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Client {
     pub(crate) web_socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     references: u64,
+    /// Frames that came while another was waited for.
+    passed_over: VecDeque<Value>,
 }
 
 /// What a connection ended with.
@@ -43,7 +45,7 @@ impl Client {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
         match connect_async(request).await {
-            Ok((web_socket, _)) => Ok(Self { web_socket, references: 0 }),
+            Ok((web_socket, _)) => Ok(Self { web_socket, references: 0, passed_over: VecDeque::new() }),
             Err(tungstenite::Error::Http(response)) => {
                 let body = response.body().as_deref().unwrap_or_default();
                 Err((response.status().as_u16(), serde_json::from_slice(body).unwrap_or(Value::Null)))
@@ -69,25 +71,28 @@ impl Client {
         self.hear_that(|frame| frame["ref"] == *reference).await
     }
 
-    /// The next frame, whatever it is; `None`: the connection has ended.
-    pub(crate) async fn next(&mut self) -> Option<Value> {
+    async fn next(&mut self) -> Value {
         loop {
             let next = tokio::time::timeout(PATIENCE, self.web_socket.next()).await.expect("nothing was said");
-            match next? {
-                Ok(Message::Text(text)) => return Some(serde_json::from_str(&text).unwrap()),
-                Ok(Message::Close(_)) | Err(_) => return None,
-                Ok(_) => {}
+            match next.expect("the connection has ended").expect("the connection broke") {
+                Message::Text(text) => return serde_json::from_str(&text).unwrap(),
+                Message::Close(close) => panic!("the socket was closed: {close:?}"),
+                _ => {}
             }
         }
     }
 
-    /// The next frame that fits; others are passed over.
+    /// The next frame that fits; others are kept for who waits for them.
     pub(crate) async fn hear_that(&mut self, fits: impl Fn(&Value) -> bool) -> Value {
+        if let Some(at) = self.passed_over.iter().position(&fits) {
+            return self.passed_over.remove(at).unwrap();
+        }
         loop {
-            let frame = self.next().await.expect("the socket has ended");
+            let frame = self.next().await;
             if fits(&frame) {
                 return frame;
             }
+            self.passed_over.push_back(frame);
         }
     }
 

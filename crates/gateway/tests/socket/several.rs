@@ -61,19 +61,17 @@ async fn what_a_gateway_that_died_held_comes_again_on_the_next_socket_in_its_ord
     let stage = Stage::with(&["a", "b"]).await;
     let (dies, lives) = (stage.gateway().await, stage.gateway().await);
     let mut b = Client::open(&dies, "b").await;
-    for n in 0..5 {
-        stage.send("a", "b", &n.to_string()).await;
-    }
+    stage.send_run("a", "b", 5).await;
     let first = b.hear("message.new").await;
     b.ack(&first).await;
     b.bodies(4).await;
     // Its sockets' tasks are not the gateway's own: that it says nothing more is as good as dead.
     drop(dies);
-    let mut b = Client::open(&lives, "b").await;
+    let mut next = Client::open(&lives, "b").await;
     for n in 1..5 {
-        let pushed = b.hear("message.new").await;
+        let pushed = next.hear("message.new").await;
         assert_eq!(pushed["message"]["message"], n);
-        assert_eq!(b.ack(&pushed).await["type"], "ok");
+        assert_eq!(next.ack(&pushed).await["type"], "ok");
     }
 }
 

@@ -79,13 +79,14 @@ impl Stage {
         )
         .unwrap();
         let key = format!("k1:{}", "A".repeat(43) + "=").into();
+        let key_ring = Arc::new(KeyRing::parse([&key]).unwrap());
         let policy = Arc::new(Policy::default());
         let (registry, registry_tasks) = Registry::start(guildhall_agent_registry::Options {
             agents: store.agents(),
             audit: store.audit(),
             hot: hot.clone(),
             bus: bus.clone(),
-            key_ring: Arc::new(KeyRing::parse([&key]).unwrap()),
+            key_ring: key_ring.clone(),
             policy: policy.clone(),
             clock: clock.clone(),
             entropy: entropy.clone(),
@@ -104,6 +105,7 @@ impl Stage {
             bound: MailboxBound::default(),
             retention: KEPT,
             outbound: Outbound::new(OutboundOptions::default()),
+            key_ring,
         });
         let run = |task: Task| AbortOnDropHandle::new(tokio::spawn((task.run)(CancellationToken::new())));
         let tasks = registry_tasks.into_iter().chain(mail_tasks).map(run).collect();
@@ -167,12 +169,23 @@ impl Stage {
         self.send_message(from, NewMessage::new(to.parse().unwrap(), Body::from_text(body).unwrap())).await;
     }
 
+    /// The numbers from 0, all at once: what one sender sent is handed out as such runs.
+    pub(crate) async fn send_run(&self, from: &str, to: &str, count: usize) {
+        let message = |n: usize| NewMessage::new(to.parse().unwrap(), Body::from_text(n.to_string()).unwrap());
+        self.mail.send(&agent(from), (0..count).map(message).collect()).await.unwrap();
+    }
+
     pub(crate) async fn send_message(&self, from: &str, message: NewMessage) {
         self.mail.send(&agent(from), vec![message]).await.unwrap();
     }
 
-    /// How much waits in the agent's mailbox, in nobody's hands.
-    pub(crate) async fn waiting(&self, name: &str) -> u64 {
+    /// How much the agent could take now: what is in nobody's hands.
+    pub(crate) async fn waiting(&self, name: &str) -> usize {
+        self.mail.peek(&agent(name), &id(name), 100).await.unwrap().len()
+    }
+
+    /// How much is in the agent's mailbox, in someone's hands or not.
+    pub(crate) async fn open(&self, name: &str) -> u64 {
         self.mail.unread(&hall(), vec![id(name)]).await.unwrap()[0].waiting
     }
 
