@@ -67,8 +67,10 @@ async fn main() {
     }
     for measurement in ON_POSTGRES.iter().filter(wanted) {
         let Some(server) = Postgres::start(Disk::Synced).await else { return };
-        let url = DatabaseUrl::parse(&server.new_database().await, Path::new("unused")).expect("the server says it");
-        measure(measurement, &url).await;
+        let url = server.new_database().await;
+        // Where a baseline may be run against the same server.
+        eprintln!("{url}");
+        measure(measurement, &DatabaseUrl::parse(&url, Path::new("unused")).expect("the server says it")).await;
     }
 }
 

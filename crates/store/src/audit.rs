@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, SqliteConnection};
 
 use crate::{
-    bulk::{Bulk, Values, parts},
+    bulk::{Bulk, execute_all},
     failure::Failure,
     row::{AuditRow, signed},
 };
@@ -259,29 +259,24 @@ async fn sqlite_add_records(
     records: &[&Sealed],
 ) -> Result<(), Failure> {
     let (tenant, writer): (Arc<str>, Arc<str>) = (place.tenant.as_str().into(), place.writer.into());
-    let mut number = place.last;
-    for part in parts(records) {
-        let mut values = Values::of(part.len(), 14);
-        for record in part {
-            number += 1;
-            values.add(Arc::clone(&tenant))?;
-            values.add(Arc::clone(&writer))?;
-            values.add(place.epoch)?;
-            values.add(number)?;
-            values.add(place.recorded_at)?;
-            values.add(record.at)?;
-            values.add(record.actor_kind)?;
-            values.add(Arc::clone(&record.actor))?;
-            values.add(Arc::clone(&record.act))?;
-            values.add(Arc::clone(&record.target))?;
-            values.add(record.outcome)?;
-            values.add(&record.salt[..])?;
-            values.add(Arc::clone(&record.body))?;
-            values.add(Arc::clone(&record.body_hash))?;
-        }
-        SQLITE_ADD_RECORDS.query(part.len(), values).execute(&mut *connection).await?;
-    }
-    Ok(())
+    let numbered: Vec<(i64, &Sealed)> = (place.last + 1..).zip(records.iter().copied()).collect();
+    let statements = SQLITE_ADD_RECORDS.statements(&numbered, |values, (number, record)| {
+        values.add(Arc::clone(&tenant))?;
+        values.add(Arc::clone(&writer))?;
+        values.add(place.epoch)?;
+        values.add(*number)?;
+        values.add(place.recorded_at)?;
+        values.add(record.at)?;
+        values.add(record.actor_kind)?;
+        values.add(Arc::clone(&record.actor))?;
+        values.add(Arc::clone(&record.act))?;
+        values.add(Arc::clone(&record.target))?;
+        values.add(record.outcome)?;
+        values.add(&record.salt[..])?;
+        values.add(Arc::clone(&record.body))?;
+        values.add(Arc::clone(&record.body_hash))
+    });
+    execute_all(connection, statements).await
 }
 
 async fn postgres_add_records(

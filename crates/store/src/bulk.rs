@@ -6,7 +6,7 @@
 use std::sync::{Arc, OnceLock};
 
 use sqlx::{
-    Arguments, AssertSqlSafe, Encode, Sqlite, Type,
+    Arguments, AssertSqlSafe, Encode, Sqlite, SqliteConnection, Type,
     query::{Query, QueryAs},
     sqlite::{SqliteArguments, SqliteRow},
 };
@@ -36,8 +36,25 @@ impl Bulk {
         AssertSqlSafe(Arc::clone(text))
     }
 
+    /// A statement for each part of the rows, of which `add` adds the values of one.
+    pub(crate) fn statements<'r, T>(
+        &'static self,
+        rows: &'r [T],
+        add: impl Fn(&mut Values, &'r T) -> Result<(), Failure>,
+    ) -> impl Iterator<Item = Statement> {
+        parts(rows).map(move |part| {
+            let mut values = Values::of(part.len(), self.columns());
+            part.iter().try_for_each(|row| add(&mut values, row))?;
+            Ok(self.query(part.len(), values))
+        })
+    }
+
+    fn columns(&self) -> usize {
+        self.row.matches('?').count()
+    }
+
     /// The statement for `rows`, a part that [`parts`] gave.
-    pub(crate) fn query(&self, rows: usize, values: Values) -> Query<'static, Sqlite, SqliteArguments> {
+    fn query(&self, rows: usize, values: Values) -> Query<'static, Sqlite, SqliteArguments> {
         sqlx::query_with(self.text(rows), values.0).persistent(true)
     }
 
@@ -47,6 +64,23 @@ impl Bulk {
     {
         sqlx::query_as_with(self.text(rows), values.0).persistent(true)
     }
+}
+
+/// A statement for one part of some rows.
+pub(crate) type Statement = Result<Query<'static, Sqlite, SqliteArguments>, Failure>;
+
+/// While SQLite works on one, the next is made: its thread is what a busy hall waits for.
+pub(crate) async fn execute_all(
+    connection: &mut SqliteConnection,
+    mut statements: impl Iterator<Item = Statement>,
+) -> Result<(), Failure> {
+    let mut next = statements.next();
+    while let Some(statement) = next {
+        let (done, following) = futures::join!(statement?.execute(&mut *connection), async { statements.next() });
+        done?;
+        next = following;
+    }
+    Ok(())
 }
 
 /// Parts of `rows`, each as large as one statement of a fixed size.

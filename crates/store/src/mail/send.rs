@@ -10,11 +10,7 @@ mod postgres;
 mod seldom;
 mod sqlite;
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    future::Future,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, future::Future, sync::Arc};
 
 use guildhall_domain::{
     Error, Result, TenantId,
@@ -25,7 +21,7 @@ use sqlx::Database;
 
 pub(crate) use self::{
     decide::{HAS_LEFT, no_room},
-    plan::{Asked, Counted, Named, NewDelivery, Standing, StillBorn},
+    plan::{Asked, Counted, Named, New, NewDelivery, Standing, StillBorn},
 };
 use self::{
     decide::{View, decide},
@@ -197,10 +193,15 @@ async fn write(tables: &mut impl Tables, scribe: &Scribe, plan: &Plan<'_>) -> Re
             expires_at: parcel.expires_at,
         }
     };
-    tables.add_messages(&plan.messages, &numbers).await?;
-    let deliveries: Vec<_> = plan.deliveries.iter().map(|&(mailbox, message)| delivery(mailbox, message)).collect();
-    tables.add_deliveries(&deliveries).await?;
-    tables.put_waiting(&plan.counted).await?;
+    let deliveries = plan.deliveries.iter().map(|&(mailbox, message)| delivery(mailbox, message)).collect();
+    let with = |is: fn(&Parcel) -> bool| plan.messages.iter().zip(&numbers).filter(move |(new, _)| is(new.parcel));
+    let mut receipts: Vec<(&ReceiptKey, &Parcel)> =
+        plan.messages.iter().filter_map(|new| Some((new.parcel.receipt.as_ref()?, new.parcel))).collect();
+    // In the order in which everyone locks them, and in which they lie.
+    receipts.sort_unstable_by_key(|(receipt, _)| receipt.key);
+    tables
+        .add(New { messages: &plan.messages, numbers: &numbers, deliveries, counted: &plan.counted, receipts })
+        .await?;
     let still_born = plan.dead.iter().map(|&(mailbox, message, reason)| {
         let Accepting { tenant, parcel, .. } = plan.messages[message];
         StillBorn { delivery: delivery(mailbox, message), tenant, reason, died_at: parcel.sent_at }
@@ -208,11 +209,6 @@ async fn write(tables: &mut impl Tables, scribe: &Scribe, plan: &Plan<'_>) -> Re
     let still_born: Vec<_> = still_born.collect();
     if !still_born.is_empty() {
         tables.add_still_born(&still_born).await?;
-    }
-    let with = |is: fn(&Parcel) -> bool| plan.messages.iter().zip(&numbers).filter(move |(new, _)| is(new.parcel));
-    let receipts: Vec<&Parcel> = with(|parcel| parcel.receipt.is_some()).map(|(new, _)| new.parcel).collect();
-    if !receipts.is_empty() {
-        tables.put_receipts(receipts).await?;
     }
     for (new, number) in with(|parcel| matches!(parcel.to, Addressees::Many(_))) {
         tables.add_wide(new, *number).await?;
@@ -243,7 +239,7 @@ async fn look<'c>(tables: &mut impl Tables, calls: &'c [Sending]) -> Result<View
     let mailboxes: Vec<Asked<'_>> = mailboxes.into_iter().collect();
     let standings = tables.claim_mailboxes(&mailboxes).await?;
 
-    let keys: HashSet<[u8; 16]> = parcels().filter_map(|(_, parcel)| Some(parcel.receipt?.key)).collect();
+    let keys: BTreeSet<[u8; 16]> = parcels().filter_map(|(_, parcel)| Some(parcel.receipt?.key)).collect();
     let receipts = if keys.is_empty() { Vec::new() } else { tables.receipts(&Vec::from_iter(keys)).await? };
 
     let asked: BTreeSet<Asked<'_>> =
@@ -271,17 +267,9 @@ pub(crate) trait SendTables: SeldomTables {
     ) -> impl Future<Output = Result<Vec<(String, String, String)>, Failure>> + Send;
     /// The next numbers of messages, rising.
     fn numbers(&mut self, how_many: usize) -> impl Future<Output = Result<Vec<i64>, Failure>> + Send;
-    fn add_messages(
-        &mut self,
-        messages: &[Accepting<'_>],
-        numbers: &[i64],
-    ) -> impl Future<Output = Result<(), Failure>> + Send;
-    fn add_deliveries(&mut self, deliveries: &[NewDelivery<'_>]) -> impl Future<Output = Result<(), Failure>> + Send;
-    /// Of mailboxes that this transaction has locked, how many deliveries wait in them now.
-    fn put_waiting(&mut self, counted: &[Counted<'_>]) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// `Raced` when another transaction has used one of the receipts' keys at this moment.
+    fn add(&mut self, new: New<'_>) -> impl Future<Output = Result<(), Failure>> + Send;
     fn add_still_born(&mut self, dead: &[StillBorn<'_>]) -> impl Future<Output = Result<(), Failure>> + Send;
-    /// Over those that are older than a receipt is kept.
-    fn put_receipts(&mut self, parcels: Vec<&Parcel>) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
 /// Another transaction has used a key of this one's at the same moment.

@@ -10,7 +10,7 @@ use guildhall_domain::{
 };
 use sqlx::{Database, FromRow, PgConnection, SqliteConnection};
 
-use super::send::{Asked, Counted, Named, NewDelivery, SendTables, StillBorn, no_room};
+use super::send::{Asked, Counted, Named, New, NewDelivery, SendTables, StillBorn, no_room};
 use crate::{
     agent_store::Tables,
     engine::Sql,
@@ -151,8 +151,7 @@ async fn deliver<'a>(
         deliveries.push(delivery);
         counted.push(Counted { asked, mailbox, waiting: standing.waiting + 1 });
     }
-    tables.add_deliveries(&deliveries).await?;
-    tables.put_waiting(&counted).await?;
+    tables.add(New { deliveries, counted: &counted, ..New::default() }).await?;
     if !dead.is_empty() {
         tables.add_still_born(&dead).await?;
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use guildhall_domain::{AgentId, Result, mail::Mailbox};
+use guildhall_domain::{AgentId, Result, mail::Mailbox, ports::mail_store::ReceiptKey};
 use sqlx::FromRow;
 
 use super::Parcel;
@@ -133,6 +133,19 @@ pub(crate) struct Counted<'c> {
 pub(crate) struct Trial<'c> {
     pub(crate) asked: Asked<'c>,
     pub(crate) open_until: i64,
+}
+
+/// What every send adds; each part may be empty.
+#[derive(Default)]
+pub(crate) struct New<'a> {
+    pub(crate) messages: &'a [Accepting<'a>],
+    /// Of the messages.
+    pub(crate) numbers: &'a [i64],
+    pub(crate) deliveries: Vec<NewDelivery<'a>>,
+    /// Of mailboxes that this transaction has locked, how many deliveries wait in them now.
+    pub(crate) counted: &'a [Counted<'a>],
+    /// In the order of their keys. They may replace such as are older than a receipt is kept.
+    pub(crate) receipts: Vec<(&'a ReceiptKey, &'a Parcel)>,
 }
 
 /// A message is named by its place in `messages`.

@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use super::{
     Parcel, SendTables,
     decide::RECEIPT_KEPT,
-    plan::{Accepting, Asked, Begins, Breaker, Counted, Kept, NewDelivery, ReceiptRow, Standing, StillBorn},
+    plan::{Asked, Begins, Breaker, Kept, New, ReceiptRow, Standing, StillBorn},
     raced,
 };
 use crate::{failure::Failure, row::signed};
@@ -39,18 +39,29 @@ const WAITS: &str = "WITH RECURSIVE waits (tenant, agent, whom, now) AS (
     ) SELECT tenant, agent, whom FROM waits";
 const NUMBERS: &str = "SELECT nextval('message_numbers') FROM generate_series(1, $1)";
 
-const ADD_MESSAGES: &str = "INSERT INTO messages (number, message_id, tenant, sender, recipient, kind, priority, body,
-        sent_at, expires_at, reply_to, correlation_id, conversation_id, requires_response, recipients, mailbox)
-    SELECT * FROM UNNEST($1::bigint[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::text[], $7::smallint[],
-        $8::text[], $9::bigint[], $10::bigint[], $11::bytea[], $12::text[], $13::text[], $14::boolean[],
-        $15::bigint[], $16::bigint[])";
-const ADD_DELIVERIES: &str = "INSERT INTO deliveries
-        (mailbox, number, message_id, sender, priority, expires_at, open, state)
-    SELECT *, TRUE, 0
-    FROM UNNEST($1::bigint[], $2::bigint[], $3::bytea[], $4::text[], $5::smallint[], $6::bigint[])";
-const PUT_WAITING: &str = "UPDATE mailboxes SET waiting = counted.waiting
-    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::bigint[]) AS counted (tenant, sort, name, waiting)
-    WHERE mailboxes.tenant = counted.tenant AND mailboxes.sort = counted.sort AND mailboxes.name = counted.name";
+/// All in one journey. Changes nothing of a receipt that is still good: then another transaction was first, and fewer
+/// are counted than were to be put.
+const ADD: &str = "WITH new_messages AS (
+        INSERT INTO messages (number, message_id, tenant, sender, recipient, kind, priority, body, sent_at, expires_at,
+            reply_to, correlation_id, conversation_id, requires_response, recipients, mailbox)
+        SELECT * FROM UNNEST($1::bigint[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::text[],
+            $7::smallint[], $8::text[], $9::bigint[], $10::bigint[], $11::bytea[], $12::text[], $13::text[],
+            $14::boolean[], $15::bigint[], $16::bigint[])
+    ), new_deliveries AS (
+        INSERT INTO deliveries (mailbox, number, message_id, sender, priority, expires_at, open, state)
+        SELECT *, TRUE, 0
+        FROM UNNEST($17::bigint[], $18::bigint[], $19::bytea[], $20::text[], $21::smallint[], $22::bigint[])
+    ), counted AS (
+        UPDATE mailboxes SET waiting = counted.waiting
+        FROM UNNEST($23::text[], $24::text[], $25::text[], $26::bigint[]) AS counted (tenant, sort, name, waiting)
+        WHERE mailboxes.tenant = counted.tenant AND mailboxes.sort = counted.sort AND mailboxes.name = counted.name
+    ), put AS (
+        INSERT INTO receipts (key, fingerprint, message_id, recipients, at)
+        SELECT * FROM UNNEST($27::bytea[], $28::bytea[], $29::bytea[], $30::bigint[], $31::bigint[])
+        ON CONFLICT (key) DO UPDATE SET fingerprint = excluded.fingerprint, message_id = excluded.message_id,
+            recipients = excluded.recipients, at = excluded.at WHERE receipts.at <= excluded.at - $32
+        RETURNING 1
+    ) SELECT COUNT(*) FROM put";
 const ADD_STILL_BORN: &str = "WITH dead AS (
         SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::bytea[], $4::text[], $5::smallint[], $6::bigint[],
             $7::text[], $8::bigint[], $9::text[])
@@ -60,12 +71,6 @@ const ADD_STILL_BORN: &str = "WITH dead AS (
         SELECT tenant, mailbox, number, message_id, died_at FROM dead
     ) INSERT INTO deliveries (mailbox, number, message_id, sender, priority, expires_at, open, state, settled_at, reason)
     SELECT mailbox, number, message_id, sender, priority, expires_at, FALSE, $10, died_at, reason FROM dead";
-/// Changes nothing of a receipt that is still good: then another transaction was first.
-const PUT_RECEIPTS: &str = "INSERT INTO receipts (key, fingerprint, message_id, recipients, at)
-    SELECT * FROM UNNEST($1::bytea[], $2::bytea[], $3::bytea[], $4::bigint[], $5::bigint[])
-    ON CONFLICT (key) DO UPDATE SET fingerprint = excluded.fingerprint, message_id = excluded.message_id,
-        recipients = excluded.recipients, at = excluded.at WHERE receipts.at <= excluded.at - $6";
-
 /// One column of many rows.
 fn column<'r, R, T>(rows: &'r [R], of: impl Fn(&'r R) -> T) -> Vec<T> {
     rows.iter().map(of).collect()
@@ -113,9 +118,11 @@ impl SendTables for PgConnection {
         Ok(sqlx::query_scalar(NUMBERS).bind(signed(how_many as u64)).fetch_all(self).await?)
     }
 
-    async fn add_messages(&mut self, messages: &[Accepting<'_>], numbers: &[i64]) -> Result<(), Failure> {
+    async fn add(&mut self, new: New<'_>) -> Result<(), Failure> {
+        let New { messages, numbers, deliveries, counted, receipts } = &new;
         let parcels: Vec<&Parcel> = messages.iter().map(|message| message.parcel).collect();
-        let add = sqlx::query(ADD_MESSAGES)
+        let (tenants, sorts, names) = names(&column(counted, |counted| counted.asked));
+        let add = sqlx::query_scalar(ADD)
             .bind(numbers)
             .bind(column(&parcels, |parcel| &parcel.message_id[..]))
             .bind(column(messages, |message| &**message.tenant))
@@ -131,32 +138,25 @@ impl SendTables for PgConnection {
             .bind(column(&parcels, |parcel| parcel.conversation_id.as_deref()))
             .bind(column(&parcels, |parcel| parcel.requires_response))
             .bind(column(&parcels, |parcel| signed(parcel.recipients() as u64)))
-            .bind(column(messages, |message| message.mailbox));
-        add.execute(self).await?;
-        Ok(())
-    }
-
-    async fn add_deliveries(&mut self, deliveries: &[NewDelivery<'_>]) -> Result<(), Failure> {
-        let add = sqlx::query(ADD_DELIVERIES)
+            .bind(column(messages, |message| message.mailbox))
             .bind(column(deliveries, |delivery| delivery.mailbox))
             .bind(column(deliveries, |delivery| delivery.number))
             .bind(column(deliveries, |delivery| &delivery.message_id[..]))
             .bind(column(deliveries, |delivery| &**delivery.sender))
             .bind(column(deliveries, |delivery| delivery.priority))
-            .bind(column(deliveries, |delivery| delivery.expires_at));
-        add.execute(self).await?;
-        Ok(())
-    }
-
-    async fn put_waiting(&mut self, counted: &[Counted<'_>]) -> Result<(), Failure> {
-        let (tenants, sorts, names) = names(&column(counted, |counted| counted.asked));
-        let put = sqlx::query(PUT_WAITING)
+            .bind(column(deliveries, |delivery| delivery.expires_at))
             .bind(tenants)
             .bind(sorts)
             .bind(names)
-            .bind(column(counted, |counted| counted.waiting));
-        put.execute(self).await?;
-        Ok(())
+            .bind(column(counted, |counted| counted.waiting))
+            .bind(column(receipts, |(receipt, _)| &receipt.key[..]))
+            .bind(column(receipts, |(receipt, _)| &receipt.fingerprint[..]))
+            .bind(column(receipts, |(_, parcel)| &parcel.message_id[..]))
+            .bind(column(receipts, |(_, parcel)| signed(parcel.recipients() as u64)))
+            .bind(column(receipts, |(_, parcel)| parcel.sent_at))
+            .bind(signed(RECEIPT_KEPT.as_millis() as u64));
+        let put: i64 = add.fetch_one(self).await?;
+        if put == signed(receipts.len() as u64) { Ok(()) } else { Err(raced()) }
     }
 
     async fn add_still_born(&mut self, dead: &[StillBorn<'_>]) -> Result<(), Failure> {
@@ -172,25 +172,6 @@ impl SendTables for PgConnection {
             .bind(column(dead, |dead| dead.reason))
             .bind(i16::from(DeliveryState::Dead.rank()));
         add.execute(self).await?;
-        Ok(())
-    }
-
-    async fn put_receipts(&mut self, mut parcels: Vec<&Parcel>) -> Result<(), Failure> {
-        fn key(parcel: &Parcel) -> Option<&[u8]> {
-            parcel.receipt.as_ref().map(|receipt| &receipt.key[..])
-        }
-        // In the order in which everyone locks them.
-        parcels.sort_unstable_by_key(|parcel| key(parcel));
-        let put = sqlx::query(PUT_RECEIPTS)
-            .bind(column(&parcels, |parcel| key(parcel)))
-            .bind(column(&parcels, |parcel| parcel.receipt.as_ref().map(|receipt| &receipt.fingerprint[..])))
-            .bind(column(&parcels, |parcel| &parcel.message_id[..]))
-            .bind(column(&parcels, |parcel| signed(parcel.recipients() as u64)))
-            .bind(column(&parcels, |parcel| parcel.sent_at))
-            .bind(signed(RECEIPT_KEPT.as_millis() as u64));
-        if put.execute(self).await?.rows_affected() < parcels.len() as u64 {
-            return Err(raced());
-        }
         Ok(())
     }
 }

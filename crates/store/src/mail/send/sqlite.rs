@@ -6,27 +6,27 @@ use guildhall_domain::mail::DeliveryState;
 use sqlx::SqliteConnection;
 
 use super::{
-    Parcel, SendTables,
-    plan::{Accepting, Asked, Begins, Breaker, Counted, Kept, NewDelivery, ReceiptRow, Standing, StillBorn},
+    SendTables,
+    plan::{Accepting, Asked, Begins, Breaker, Kept, New, NewDelivery, ReceiptRow, Standing, StillBorn},
 };
 use crate::{
-    bulk::{Bulk, Values, parts},
+    bulk::{Bulk, Values, execute_all, parts},
     failure::Failure,
     row::signed,
 };
 
+/// One row, for each goes from SQLite's thread to ours by itself.
 static CLAIMED: Bulk = Bulk::new(
     "WITH asked (place, tenant, sort, name) AS (VALUES",
     "(?,?,?,?)",
-    ") SELECT place, mailbox, closed, waiting FROM asked CROSS JOIN mailboxes
+    ") SELECT json_group_array(json_array(place, mailbox, closed, waiting)) FROM asked CROSS JOIN mailboxes
        ON mailboxes.tenant = asked.tenant AND mailboxes.sort = asked.sort AND mailboxes.name = asked.name",
 );
 static MAKE_MAILBOXES: Bulk = Bulk::new("INSERT INTO mailboxes (tenant, sort, name) VALUES", "(?,?,?)", "");
-static RECEIPTS: Bulk = Bulk::new(
-    "WITH asked (key) AS (VALUES",
-    "(?)",
-    ") SELECT receipts.* FROM asked CROSS JOIN receipts ON receipts.key = asked.key",
-);
+/// `$1`: the keys, one after the other; `$2`: how many.
+const RECEIPTS: &str =
+    "WITH RECURSIVE asked (place) AS (VALUES (0) UNION ALL SELECT place + 1 FROM asked WHERE place < $2)
+    SELECT receipts.* FROM asked CROSS JOIN receipts ON receipts.key = substr($1, 16 * place + 1, 16)";
 static BREAKERS: Bulk = Bulk::new(
     "WITH asked (tenant, sort, name) AS (VALUES",
     "(?,?,?)",
@@ -76,6 +76,12 @@ static PUT_RECEIPTS: Bulk = Bulk::new(
     "ON CONFLICT (key) DO UPDATE SET fingerprint = excluded.fingerprint, message_id = excluded.message_id,
          recipients = excluded.recipients, at = excluded.at",
 );
+fn name(values: &mut Values, asked: &Asked<'_>) -> Result<(), Failure> {
+    values.add(asked.tenant)?;
+    values.add(asked.mailbox.sort)?;
+    values.add(asked.mailbox.name)
+}
+
 async fn claimed(
     connection: &mut SqliteConnection,
     asked: &[(i64, &Asked<'_>)],
@@ -85,13 +91,12 @@ async fn claimed(
         let mut values = Values::of(part.len(), 4);
         for (place, asked) in part {
             values.add(*place)?;
-            values.add(asked.tenant)?;
-            values.add(asked.mailbox.sort)?;
-            values.add(asked.mailbox.name)?;
+            name(&mut values, asked)?;
         }
-        let claimed = CLAIMED.query_as::<(i64, i64, bool, i64)>(part.len(), values);
-        for (place, mailbox, closed, waiting) in claimed.fetch_all(&mut *connection).await? {
-            standings[place as usize] = Some(Standing { mailbox, closed, waiting });
+        let (claimed,): (String,) = CLAIMED.query_as(part.len(), values).fetch_one(&mut *connection).await?;
+        let claimed: Vec<(usize, i64, i64, i64)> = serde_json::from_str(&claimed)?;
+        for (place, mailbox, closed, waiting) in claimed {
+            standings[place] = Some(Standing { mailbox, closed: closed != 0, waiting });
         }
     }
     Ok(())
@@ -106,45 +111,24 @@ impl SendTables for SqliteConnection {
         let asked: Vec<(i64, &Asked<'_>)> = (0..).zip(asked).collect();
         let mut standings = vec![None; asked.len()];
         claimed(self, &asked, &mut standings).await?;
-        let missing: Vec<_> =
-            asked.iter().zip(&standings).filter(|(_, standing)| standing.is_none()).map(|(asked, _)| *asked).collect();
-        for part in parts(&missing) {
-            let mut values = Values::of(part.len(), 3);
-            for (_, asked) in part {
-                values.add(asked.tenant)?;
-                values.add(asked.mailbox.sort)?;
-                values.add(asked.mailbox.name)?;
-            }
-            MAKE_MAILBOXES.query(part.len(), values).execute(&mut *self).await?;
-        }
+        let missing = asked.iter().zip(&standings).filter(|(_, standing)| standing.is_none());
+        let missing: Vec<_> = missing.map(|(asked, _)| *asked).collect();
+        execute_all(self, MAKE_MAILBOXES.statements(&missing, |values, (_, asked)| name(values, asked))).await?;
         claimed(self, &missing, &mut standings).await?;
         Ok(standings.into_iter().map(|standing| standing.expect("a mailbox is there once it was made")).collect())
     }
 
     async fn receipts(&mut self, keys: &[[u8; 16]]) -> Result<Vec<Kept>, Failure> {
-        let mut kept = Vec::new();
-        for part in parts(keys) {
-            let mut values = Values::of(part.len(), 1);
-            for key in part {
-                values.add(&key[..])?;
-            }
-            let rows = RECEIPTS.query_as::<ReceiptRow>(part.len(), values).fetch_all(&mut *self).await?;
-            for row in rows {
-                kept.push(row.kept()?);
-            }
-        }
-        Ok(kept)
+        let find = sqlx::query_as(RECEIPTS).bind(keys.concat()).bind(signed(keys.len() as u64) - 1);
+        let rows: Vec<ReceiptRow> = find.fetch_all(self).await?;
+        Ok(rows.into_iter().map(ReceiptRow::kept).collect::<Result<_, _>>()?)
     }
 
     async fn lock_breakers(&mut self, asked: &[Asked<'_>]) -> Result<Vec<Breaker>, Failure> {
         let mut breakers = Vec::new();
         for part in parts(asked) {
             let mut values = Values::of(part.len(), 3);
-            for asked in part {
-                values.add(asked.tenant)?;
-                values.add(asked.mailbox.sort)?;
-                values.add(asked.mailbox.name)?;
-            }
+            part.iter().try_for_each(|asked| name(&mut values, asked))?;
             breakers.extend(BREAKERS.query_as(part.len(), values).fetch_all(&mut *self).await?);
         }
         Ok(breakers)
@@ -170,90 +154,57 @@ impl SendTables for SqliteConnection {
         Ok((last - how_many + 1..=last).collect())
     }
 
-    async fn add_messages(&mut self, messages: &[Accepting<'_>], numbers: &[i64]) -> Result<(), Failure> {
-        let messages: Vec<_> = messages.iter().zip(numbers).collect();
-        for part in parts(&messages) {
-            let mut values = Values::of(part.len(), 16);
-            for (Accepting { tenant, parcel, mailbox }, number) in part {
-                values.add(**number)?;
-                values.add(&parcel.message_id[..])?;
-                values.add(Arc::clone(tenant))?;
-                values.add(Arc::clone(&parcel.sender))?;
-                values.add(Arc::clone(&parcel.recipient))?;
-                values.add(Arc::clone(&parcel.kind))?;
-                values.add(parcel.priority)?;
-                values.add(Arc::clone(&parcel.body))?;
-                values.add(parcel.sent_at)?;
-                values.add(parcel.expires_at)?;
-                values.add(parcel.reply_to.as_ref().map(|id| &id[..]))?;
-                values.add(parcel.correlation_id.clone())?;
-                values.add(parcel.conversation_id.clone())?;
-                values.add(parcel.requires_response)?;
-                values.add(signed(parcel.recipients() as u64))?;
-                values.add(*mailbox)?;
-            }
-            ADD_MESSAGES.query(part.len(), values).execute(&mut *self).await?;
-        }
-        Ok(())
-    }
-
-    async fn add_deliveries(&mut self, deliveries: &[NewDelivery<'_>]) -> Result<(), Failure> {
-        for part in parts(deliveries) {
-            let mut values = Values::of(part.len(), 6);
-            for delivery in part {
-                add_delivery(&mut values, delivery)?;
-            }
-            ADD_DELIVERIES.query(part.len(), values).execute(&mut *self).await?;
-        }
-        Ok(())
-    }
-
-    async fn put_waiting(&mut self, counted: &[Counted<'_>]) -> Result<(), Failure> {
-        for part in parts(counted) {
-            let mut values = Values::of(part.len(), 2);
-            for counted in part {
-                values.add(counted.mailbox)?;
-                values.add(counted.waiting)?;
-            }
-            PUT_WAITING.query(part.len(), values).execute(&mut *self).await?;
-        }
-        Ok(())
+    async fn add(&mut self, new: New<'_>) -> Result<(), Failure> {
+        let messages: Vec<(&Accepting<'_>, i64)> = new.messages.iter().zip(new.numbers.iter().copied()).collect();
+        let messages = ADD_MESSAGES.statements(&messages, |values, (message, number)| {
+            let Accepting { tenant, parcel, mailbox } = message;
+            values.add(*number)?;
+            values.add(&parcel.message_id[..])?;
+            values.add(Arc::clone(tenant))?;
+            values.add(Arc::clone(&parcel.sender))?;
+            values.add(Arc::clone(&parcel.recipient))?;
+            values.add(Arc::clone(&parcel.kind))?;
+            values.add(parcel.priority)?;
+            values.add(Arc::clone(&parcel.body))?;
+            values.add(parcel.sent_at)?;
+            values.add(parcel.expires_at)?;
+            values.add(parcel.reply_to.as_ref().map(|id| &id[..]))?;
+            values.add(parcel.correlation_id.clone())?;
+            values.add(parcel.conversation_id.clone())?;
+            values.add(parcel.requires_response)?;
+            values.add(signed(parcel.recipients() as u64))?;
+            values.add(*mailbox)
+        });
+        let deliveries = ADD_DELIVERIES.statements(&new.deliveries, add_delivery);
+        let counted = PUT_WAITING.statements(new.counted, |values, counted| {
+            values.add(counted.mailbox)?;
+            values.add(counted.waiting)
+        });
+        let receipts = PUT_RECEIPTS.statements(&new.receipts, |values, (receipt, parcel)| {
+            values.add(&receipt.key[..])?;
+            values.add(&receipt.fingerprint[..])?;
+            values.add(&parcel.message_id[..])?;
+            values.add(signed(parcel.recipients() as u64))?;
+            values.add(parcel.sent_at)
+        });
+        execute_all(self, messages.chain(deliveries).chain(counted).chain(receipts)).await
     }
 
     async fn add_still_born(&mut self, dead: &[StillBorn<'_>]) -> Result<(), Failure> {
-        for part in parts(dead) {
-            let (mut deliveries, mut letters) = (Values::of(part.len(), 9), Values::of(part.len(), 5));
-            for StillBorn { delivery, tenant, reason, died_at } in part {
-                add_delivery(&mut deliveries, delivery)?;
-                deliveries.add(i16::from(DeliveryState::Dead.rank()))?;
-                deliveries.add(*died_at)?;
-                deliveries.add(*reason)?;
-                letters.add(Arc::clone(tenant))?;
-                letters.add(delivery.mailbox)?;
-                letters.add(delivery.number)?;
-                letters.add(&delivery.message_id[..])?;
-                letters.add(*died_at)?;
-            }
-            ADD_STILL_BORN.query(part.len(), deliveries).execute(&mut *self).await?;
-            ADD_DEAD_LETTERS.query(part.len(), letters).execute(&mut *self).await?;
-        }
-        Ok(())
-    }
-
-    async fn put_receipts(&mut self, parcels: Vec<&Parcel>) -> Result<(), Failure> {
-        for part in parts(&parcels) {
-            let mut values = Values::of(part.len(), 5);
-            for parcel in part {
-                let key = parcel.receipt.as_ref();
-                values.add(key.map(|receipt| &receipt.key[..]))?;
-                values.add(key.map(|receipt| &receipt.fingerprint[..]))?;
-                values.add(&parcel.message_id[..])?;
-                values.add(signed(parcel.recipients() as u64))?;
-                values.add(parcel.sent_at)?;
-            }
-            PUT_RECEIPTS.query(part.len(), values).execute(&mut *self).await?;
-        }
-        Ok(())
+        let deliveries = ADD_STILL_BORN.statements(dead, |values, dead| {
+            add_delivery(values, &dead.delivery)?;
+            values.add(i16::from(DeliveryState::Dead.rank()))?;
+            values.add(dead.died_at)?;
+            values.add(dead.reason)
+        });
+        let letters = ADD_DEAD_LETTERS.statements(dead, |values, dead| {
+            values.add(Arc::clone(dead.tenant))?;
+            values.add(dead.delivery.mailbox)?;
+            values.add(dead.delivery.number)?;
+            values.add(&dead.delivery.message_id[..])?;
+            values.add(dead.died_at)
+        });
+        execute_all(self, deliveries.chain(letters)).await
     }
 }
 
