@@ -53,8 +53,8 @@ async fn measure(engine: &str, url: &DatabaseUrl) {
     write(&*audit, &other).await;
     let began = Instant::now();
     let mut head = Head::default();
-    for first_number in (1..RECORDS as u64).step_by(RUN_MAX as usize) {
-        let last_number = first_number + RUN_MAX - 1;
+    for run in 0..RECORDS as u64 / RUN_MAX {
+        let (first_number, last_number) = (run * RUN_MAX + 1, (run + 1) * RUN_MAX);
         let to = Head { position: last_number, hash: format!("{last_number:064x}") };
         let (writer, hash) = ("bench".to_owned(), to.hash.clone());
         let seal = Seal { writer, epoch: 1, first_number, last_number, first_position: first_number, hash };

@@ -62,7 +62,7 @@ async fn judge(audit: &Arc<dyn AuditStore>) -> AuditVerdict {
 
 /// Two writers' twenty records, sealed in a run of ten each, and then three more that are not. Gives what verifying
 /// finds after `tamper`.
-async fn faults_after(url: &DatabaseUrl, tamper: &'static str) -> Vec<String> {
+async fn faults_after(url: &DatabaseUrl, tamper: impl Into<String>) -> Vec<String> {
     let stores = ["one", "two"].map(|writer| open(url, writer));
     stores[0].migrate().await.unwrap();
     let [one, two] = stores.map(|store| store.audit());
@@ -210,7 +210,7 @@ async fn an_inserted_record_is_found(url: &DatabaseUrl) {
 async fn an_inserted_record_with_a_seal_of_its_own_is_found(url: &DatabaseUrl) {
     let seal = "INSERT INTO audit_seals VALUES ('default', 'two', 1, 99, 99, 21, 'x')";
     let insert = format!("{INSERT} {seal}");
-    let faults = faults_after(url, insert.leak()).await;
+    let faults = faults_after(url, insert).await;
     let wanted = [
         "record 21 (number 99 of writer two's epoch 1): this is not what was sealed",
         "there are seals of records after 20",
@@ -250,7 +250,7 @@ async fn a_seal_that_was_moved_made_longer_or_shorter_is_found(url: &DatabaseUrl
         ("last_number = 0", &["none is of so many", "the chain ends at record 11"]),
         ("last_number = 10", &[]),
     ] {
-        execute(url, format!("UPDATE audit_seals SET {change} WHERE writer = 'two'").leak()).await;
+        execute(url, format!("UPDATE audit_seals SET {change} WHERE writer = 'two'")).await;
         assert_names(&judge(&audit).await.faults, wanted);
     }
 }

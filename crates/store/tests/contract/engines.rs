@@ -15,7 +15,7 @@ use guildhall_testkit::{
     engines,
     entropy::SeededEntropy,
 };
-use sqlx::{ConnectOptions, sqlite::SqliteConnectOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, sqlite::SqliteConnectOptions};
 
 /// As a process would; `writer` also seeds its randomness, for no two processes draw the same.
 pub(crate) fn open(url: &DatabaseUrl, writer: &str) -> Store {
@@ -59,15 +59,16 @@ pub(crate) async fn postgres() -> Option<Stage> {
 }
 
 /// As someone would who goes at the database without the hall.
-pub(crate) async fn execute(url: &DatabaseUrl, sql: &'static str) {
+pub(crate) async fn execute(url: &DatabaseUrl, sql: impl Into<String>) {
+    let sql = sqlx::raw_sql(AssertSqlSafe(sql.into()));
     match url {
         DatabaseUrl::Sqlite(path) => {
             let mut connection = SqliteConnectOptions::new().filename(path).connect().await.unwrap();
-            sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+            sql.execute(&mut connection).await.unwrap();
         }
         DatabaseUrl::Postgres(options) => {
             let mut connection = options.connect().await.unwrap();
-            sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+            sql.execute(&mut connection).await.unwrap();
         }
     }
 }

@@ -140,7 +140,7 @@ async fn a_chain_that_was_sealed_record_by_record_is_carried_over(url: &Database
          INSERT INTO audit_heads (tenant, position, hash) VALUES ('default', {}, '{}');",
         head.position, head.hash
     );
-    execute(url, rows.leak()).await;
+    execute(url, rows).await;
 
     let store = open(url, "new");
     assert_eq!(store.migrate().await.unwrap(), Migrated { from: 2, to: NEWEST });

@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails shows the error it met")]
 
-use std::time::Duration;
+use std::{slice, time::Duration};
 
 use futures::future::join_all;
 use guildhall_domain::{
@@ -309,11 +309,11 @@ pub async fn an_event_that_was_brought_is_not_brought_again(stage: &Stage) {
     mail_becomes(&other, "ada", &[&first]).await;
     mail_becomes(&other, "bob", &[&first, &second]).await;
 
-    assert_eq!(bring(&other, &start, 7, &[third.clone()], BOUND).await, None, "the feed has moved on");
+    assert_eq!(bring(&other, &start, 7, slice::from_ref(&third), BOUND).await, None, "the feed has moved on");
     // Events that nobody wants are passed over.
     let woken = bring(&other, &feed(&hall(), "ci", 7, at(1)), 20, &[], BOUND).await;
     assert!(woken == Some(Vec::new()) || !stage.answers_once(), "{woken:?}");
-    bring(&other, &feed(&hall(), "ci", 20, at(1)), 21, &[third.clone()], BOUND).await;
+    bring(&other, &feed(&hall(), "ci", 20, at(1)), 21, slice::from_ref(&third), BOUND).await;
     feeds_become(&one, &[feed(&hall(), "ci", 21, at(1))]).await;
     mail_becomes(&one, "ada", &[&first, &third]).await;
     mail_becomes(&one, "bob", &[&first, &second]).await;
@@ -332,7 +332,7 @@ pub async fn an_event_for_one_whose_mailbox_is_full_is_brought_to_the_others(sta
     let bound = MailboxBound { messages: 1 };
     for (position, mail) in [(0, &first), (1, &second), (2, &alone)] {
         let to = position + 1;
-        bring(&replica, &feed(&hall(), "ci", position, at(1)), to, std::slice::from_ref(mail), bound).await;
+        bring(&replica, &feed(&hall(), "ci", position, at(1)), to, slice::from_ref(mail), bound).await;
         feeds_become(&replica, &[feed(&hall(), "ci", to, at(1))]).await;
     }
     mail_becomes(&replica, "bob", &[&second]).await;
@@ -344,9 +344,9 @@ pub async fn a_feed_that_ended_and_began_anew_is_another(stage: &Stage) {
     let before = feed(&hall(), "ci", 0, at(1));
     unsubscribe(&replica, &hall(), "ci", "ada").await;
     let late = event("ci", &[id("ada")]);
-    assert_eq!(bring(&replica, &before, 5, &[late.clone()], BOUND).await, None, "nobody subscribes");
+    assert_eq!(bring(&replica, &before, 5, slice::from_ref(&late), BOUND).await, None, "nobody subscribes");
     subscribe(&replica, &hall(), "ci", "ada", None, at(2)).await;
-    assert_eq!(bring(&replica, &before, 5, &[late], BOUND).await, None, "this is from before it came");
+    assert_eq!(bring(&replica, &before, 5, slice::from_ref(&late), BOUND).await, None, "this is from before it came");
     feeds_become(&replica, &[feed(&hall(), "ci", 0, at(2))]).await;
     mail_becomes(&replica, "ada", &[]).await;
 }
