@@ -73,7 +73,8 @@ impl Hand {
             settlings: hall.settlings.clone(),
             call: call.clone(),
             agent,
-            taker: format!("call.{}.{number}", hall.node.as_str()),
+            // The end is marked: a taker is known by how its name begins, and 1 also begins 10.
+            taker: format!("call/{}/{number}/", hall.node.as_str()),
             once,
             stopping: hall.stopping.clone(),
             acks: Vec::new(),
