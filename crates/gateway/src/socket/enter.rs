@@ -115,9 +115,11 @@ impl Door {
             socket.outbox.cut(Cut::Stopping);
         }
         let (door, opened) = (self.clone(), socket.clone());
-        self.running.spawn(async move { door.say_opened(&opened).await });
+        let said_opened = self.running.spawn(async move { door.say_opened(&opened).await });
         self.wake(&socket);
         let cut = pump::run(&self, &mut web_socket, &socket).await;
+        // That it is closed must not be heard before that it was opened. A panic there would be a lost hint.
+        let _ = said_opened.await;
         self.leave(&socket).await;
         if let Some(cut) = cut {
             metrics::counter!("guildhall_sockets_cut_total", "reason" => cut.as_str()).increment(1);
