@@ -82,13 +82,14 @@ async fn topics(folder: &TempDir, bus_url: &str) -> Arc<dyn Topics> {
     let bus = guildhall_bus::connect(bus_url, bus).expect("the URL is one of a bus");
     let hot = guildhall_hot::connect("memory:", clock.clone()).expect("memory is there");
     let key = format!("k1:{}", "A".repeat(43) + "=").into();
+    let key_ring = Arc::new(KeyRing::parse([&key]).expect("the key is one"));
     let policy = Arc::new(Policy::default());
     let (registry, _) = Registry::start(guildhall_agent_registry::Options {
         agents: store.agents(),
         audit: store.audit(),
         hot: hot.clone(),
         bus: bus.clone(),
-        key_ring: Arc::new(KeyRing::parse([&key]).expect("the key is one")),
+        key_ring: key_ring.clone(),
         policy: policy.clone(),
         clock: clock.clone(),
         entropy: entropy.clone(),
@@ -102,6 +103,7 @@ async fn topics(folder: &TempDir, bus_url: &str) -> Arc<dyn Topics> {
         bus,
         hot,
         policy,
+        key_ring,
         clock,
         entropy,
         bound: MailboxBound::default(),

@@ -126,7 +126,7 @@ pub async fn who_does_not_wait_gets_the_answer_as_mail(stage: &Stage) {
     insist(|| async { stage.there.mail.answer(&agent("b"), request, done("{\"sum\": 1.0}")).await }).await.unwrap();
     let answer = stage.take(&stage.here, "a", 1).await.remove(0);
     assert_eq!((answer.message.kind.as_str(), answer.message.reply_to), (kind::RESPONSE, Some(request)));
-    assert_eq!((bodies(&[answer.clone()]), answer.message.from.clone()), (vec!["{\"sum\": 1.0}"], id("b")));
+    assert_eq!((bodies(std::slice::from_ref(&answer)), answer.message.from.clone()), (vec!["{\"sum\": 1.0}"], id("b")));
     stage.ack(&stage.here, "a", &answer).await;
     // Who waits has it in its hands.
     let waited = ask(&stage.here, "a", &asks("b", true)).await.unwrap().request_id;
