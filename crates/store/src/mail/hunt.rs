@@ -98,8 +98,11 @@ impl Found<'_> {
     /// What of it is handed out, in that order, at most `limit`, and where the round of priorities stands then.
     pub(crate) fn choose(&self, limit: usize) -> (Vec<&DeliveryRow>, i64) {
         let turn = u32::try_from(self.mailbox.turn).unwrap_or(0);
-        let (numbers, turn) = share(self.lines.clone(), turn, limit.min(self.limit));
-        (numbers.iter().filter_map(|number| self.ready.get(number)).collect(), i64::from(turn))
+        let (numbers, next) = share(self.lines.clone(), turn, limit.min(self.limit));
+        // Where no two compete, the round stays where it is: most takings then leave the mailbox's row unwritten.
+        let compete = self.lines[1..].iter().filter(|line| !line.is_empty()).count() > 1;
+        let next = if compete { i64::from(next) } else { self.mailbox.turn };
+        (numbers.iter().filter_map(|number| self.ready.get(number)).collect(), next)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
