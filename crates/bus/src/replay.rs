@@ -123,3 +123,92 @@ impl<K: Kept> Reader<K> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use guildhall_domain::{Principal, TenantId, TraceContext, ports::bus::Envelope};
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::live::Live;
+
+    /// A log on which something is published around every question that a reader asks.
+    #[derive(Clone, Default)]
+    struct Busy {
+        events: Arc<Mutex<Vec<Event>>>,
+        live: Live,
+    }
+
+    impl Busy {
+        fn publish(&self) {
+            let mut events = self.events.lock();
+            let envelope = Envelope {
+                principal: Principal::hall(TenantId::default(), "test"),
+                trace: TraceContext::default(),
+                at: Timestamp::default(),
+                headers: Vec::new(),
+                payload: "1".into(),
+            };
+            let event = Event { sequence: events.len() as u64 + 1, published_at: Timestamp::default(), envelope };
+            events.push(event.clone());
+            drop(events);
+            self.live.tell("log", &event);
+        }
+
+        fn between<T>(&self, ask: impl FnOnce() -> T) -> T {
+            self.publish();
+            let answer = ask();
+            self.publish();
+            answer
+        }
+    }
+
+    impl Kept for Busy {
+        async fn newest(&self) -> Result<u64> {
+            Ok(self.between(|| self.events.lock().len() as u64))
+        }
+
+        async fn before(&self, _: Timestamp) -> Result<u64> {
+            Ok(0)
+        }
+
+        async fn page(&self, after: u64) -> Result<Page> {
+            let events: VecDeque<Event> = self.between(|| {
+                self.events.lock().iter().filter(|event| event.sequence > after).take(3).cloned().collect()
+            });
+            Ok(Page { until: events.back().map(|event| event.sequence), events })
+        }
+
+        async fn follow(&self) -> Result<Follower> {
+            Ok(self.between(|| self.live.follow("log")).expect("it has not ended"))
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_missed_or_repeated_whenever_it_is_published() {
+        for from in
+            [ReplayFrom::After(0), ReplayFrom::After(2), ReplayFrom::Time(Timestamp::default()), ReplayFrom::Now]
+        {
+            let log = Busy::default();
+            let mut events = replay(log.clone(), from).await.unwrap();
+            let mut last = match from {
+                ReplayFrom::After(seen) => seen,
+                ReplayFrom::Time(_) => 0,
+                // Whatever was there when the reader was ready is not asked for; after that all of it is.
+                ReplayFrom::Now => events.next().await.unwrap().unwrap().sequence,
+            };
+            for round in 0..3_000 {
+                // In the middle it stands still until it is cut off.
+                if round == 500 {
+                    (0..2_000).for_each(|_| log.publish());
+                }
+                log.publish();
+                let event = events.next().await.unwrap().unwrap();
+                assert_eq!(event.sequence, last + 1, "in round {round} from {from:?}");
+                last = event.sequence;
+            }
+        }
+    }
+}

@@ -35,7 +35,13 @@ pub(crate) fn node_subject(node: &NodeName) -> String {
 /// Where a topic's events go. Tenants have no dots, and a topic's words between dots are never empty, so that one
 /// topic's subject is never another's.
 pub(crate) fn event_subject(tenant: &TenantId, topic: &Topic) -> String {
-    format!("gh.ev.{}.{tenant}.{topic}", partition(tenant, topic))
+    place(tenant, topic).1
+}
+
+/// A topic's partition and subject.
+pub(crate) fn place(tenant: &TenantId, topic: &Topic) -> (u8, String) {
+    let partition = partition(tenant, topic);
+    (partition, format!("gh.ev.{partition}.{tenant}.{topic}"))
 }
 
 pub(crate) fn stream_name(partition: u8) -> String {
@@ -47,7 +53,7 @@ pub(crate) fn stream_subjects(partition: u8) -> String {
 }
 
 /// The same on every machine and in every version of the program.
-pub(crate) fn partition(tenant: &TenantId, topic: &Topic) -> u8 {
+fn partition(tenant: &TenantId, topic: &Topic) -> u8 {
     digest(&[tenant.as_str(), topic.as_str()])[0] % PARTITIONS
 }
 

@@ -103,6 +103,10 @@ impl Link {
 
     /// Waits a little for a connection; without one nothing is sent, as it would wait in the client's queue.
     pub(super) async fn ready(&self) -> Result<Life> {
+        let now = *self.state.borrow();
+        if now.connected {
+            return Ok(Life { losses: now.losses, state: self.state.clone() });
+        }
         let mut state = self.state.clone();
         let connected = tokio::time::timeout(CONNECT_PATIENCE, state.wait_for(|state| state.connected)).await;
         match connected {

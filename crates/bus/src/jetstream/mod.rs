@@ -98,7 +98,7 @@ impl JetStream {
     }
 
     fn topic(&self, tenant: &TenantId, topic: &Topic) -> kept::Topic {
-        let (partition, subject) = (wire::partition(tenant, topic), wire::event_subject(tenant, topic));
+        let (partition, subject) = wire::place(tenant, topic);
         kept::Topic { engine: self.0.clone(), partition, subject }
     }
 }
@@ -273,7 +273,7 @@ impl Bus for JetStream {
         key: Option<&str>,
         envelope: Envelope,
     ) -> Result<Published> {
-        let (partition, subject) = (wire::partition(tenant, topic), wire::event_subject(tenant, topic));
+        let (partition, subject) = wire::place(tenant, topic);
         let id = key.map(|key| hex::encode(wire::duplicate_id(tenant, topic, &envelope.principal, key)));
         let bytes = wire::encode(&envelope)?;
         let (connection, mut life) = self.0.connection().await?;
