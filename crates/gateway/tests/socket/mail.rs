@@ -91,32 +91,42 @@ async fn an_acknowledgement_is_honoured_though_its_client_goes_right_after_it() 
     }
 }
 
+/// Of several senders: what one of them sent waits behind itself anyway.
+const SENDERS: [&str; 8] = ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7"];
+
+async fn stage_of_senders() -> Stage {
+    let stage = Stage::with(&SENDERS).await;
+    stage.register(NewAgent::named(id("b"), "B")).await;
+    stage
+}
+
 #[tokio::test]
 async fn no_more_than_the_window_is_pushed_until_some_is_acknowledged() {
-    let stage = Stage::with(&["a", "b"]).await;
+    let stage = stage_of_senders().await;
     let gate = stage.gateway().await;
-    stage.send_run("a", "b", 100).await;
+    for sender in SENDERS {
+        stage.send_run(sender, "b", 12).await;
+    }
     let mut b = Client::open(&gate, "b").await;
     let mut pushed = Vec::new();
-    for n in 0..64 {
-        let frame = b.hear("message.new").await;
-        assert_eq!(frame["message"]["message"], n);
-        pushed.push(frame);
+    for _ in 0..64 {
+        pushed.push(b.hear("message.new").await);
     }
+    // Longer than the sweep.
     b.hears_none("message.new", Duration::from_millis(2_500)).await;
     for frame in &pushed {
         b.say(settling("ack", frame)).await;
     }
-    assert_eq!(b.bodies(36).await, (64..100).collect::<Vec<_>>());
+    b.bodies(SENDERS.len() * 12 - 64).await;
 }
 
 #[tokio::test]
 async fn large_mail_does_not_pile_up_before_a_client_that_acknowledges_nothing() {
-    let stage = Stage::with(&["a", "b"]).await;
+    let stage = stage_of_senders().await;
     let gate = stage.gateway().await;
     let large = format!("\"{}\"", "x".repeat(700 * 1024));
-    for _ in 0..12 {
-        stage.send("a", "b", &large).await;
+    for sender in SENDERS {
+        stage.send(sender, "b", &large).await;
     }
     let mut b = Client::open(&gate, "b").await;
     let mut count = 0;
@@ -124,7 +134,7 @@ async fn large_mail_does_not_pile_up_before_a_client_that_acknowledges_nothing()
         assert_eq!(pushed["message"]["message"].as_str().unwrap().len(), 700 * 1024);
         count += 1;
     }
-    assert!((1..=6).contains(&count), "{count} of 700 KiB are more than 4 MiB");
+    assert!((1..=5).contains(&count), "{count} of 700 KiB are more than 4 MiB");
 }
 
 #[tokio::test]
