@@ -135,11 +135,16 @@ pub trait MailStore: Send + Sync + 'static {
         limit: usize,
         now: Timestamp,
     ) -> Result<Vec<Message>>;
+    /// Its page, as that of `peek` and of `dead_letters`, also ends at [`TAKE_MAX_BYTES`] of bodies. A message after
+    /// which to read that is not kept any more is `NotFound`.
+    ///
+    /// [`TAKE_MAX_BYTES`]: crate::mail::delivery::TAKE_MAX_BYTES
     async fn history(&self, tenant: &TenantId, mailbox: &Mailbox, query: &HistoryQuery) -> Result<History>;
     /// With at most 100 of its deliveries, `only` those of one mailbox if named.
     async fn message(&self, tenant: &TenantId, message: MessageId, only: Option<&[Mailbox]>)
     -> Result<Option<Tracked>>;
 
+    /// Letters of one message that died at one moment are on one page, which may be longer than was asked for.
     async fn dead_letters(&self, tenant: &TenantId, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>>;
     /// Gives how many, and whom to wake.
     async fn redrive(
