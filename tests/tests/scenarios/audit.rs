@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use guildhall_tests::{Hall, Setup, eventually, scenarios};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 
 scenarios! {
@@ -66,6 +66,13 @@ async fn tamper(hall: &Hall, statement: &'static str) {
 async fn the_chain_holds_and_an_edited_record_is_found(hall: &Hall) {
     acts(hall).await;
     sealed(hall, 5).await;
+    let exported = hall.run(&["audit", "export"]).await.ok();
+    let records = exported.stdout.lines().map(|line| serde_json::from_str::<Value>(line).expect(line));
+    let mut places: Vec<(u64, Value)> =
+        records.filter_map(|record| Some((record["position"].as_u64()?, record["hash"].clone()))).collect();
+    places.sort_unstable_by_key(|(position, _)| *position);
+    assert!(places.iter().map(|(position, _)| *position).eq(1..=places.len() as u64), "{places:?}");
+    assert!(places.last().is_some_and(|(_, hash)| hash.is_string()), "what is sealed ends with a hash: {places:?}");
     tamper(hall, "UPDATE audit_records SET actor = 'innocent' WHERE act = 'agent.pause'").await;
     let verdict = hall.run(&["audit", "verify", "--json"]).await.failed().json();
     assert_eq!(verdict["faults"].as_array().unwrap().len(), 1, "{verdict}");
