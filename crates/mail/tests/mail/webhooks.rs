@@ -78,7 +78,8 @@ impl Receiver {
 
     async fn answering(statuses: &'static [u16]) -> Self {
         let status = |at: usize| StatusCode::from_u16(statuses[at.min(statuses.len() - 1)]).unwrap();
-        Self::new(move |at| std::future::ready((status(at), "an answer that nobody reads").into_response())).await
+        let answer = move |at| (status(at), [("location", "/moved")], "an answer that nobody reads").into_response();
+        Self::new(move |at| std::future::ready(answer(at))).await
     }
 
     fn came(&self) -> Vec<Came> {
@@ -170,7 +171,7 @@ async fn mail_is_posted_once_signed_and_acknowledged_by_the_answer() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_not_taken_comes_again_in_order_and_at_last() {
     let (engines, here, _there) = staged().await;
-    let receiver = Receiver::answering(&[503, 404, 302, 200]).await;
+    let receiver = Receiver::answering(&[503, 404, 307, 200]).await;
     hooked(&here, "b", &receiver.url).await;
     let first = send(&here, "a", "b", "1").await;
     let second = send(&here, "a", "b", "2").await;
