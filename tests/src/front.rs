@@ -1,5 +1,6 @@
 //! The one address in front of several gateways: every request goes to the next gateway, whoever sent it, so that
-//! nothing can rely on meeting the same one again. Bodies stream both ways.
+//! nothing can rely on meeting the same one again. Bodies stream both ways, and what becomes a WebSocket stays with its
+//! gateway.
 
 use std::{
     net::SocketAddr,
@@ -42,7 +43,7 @@ impl Front {
                 connections.spawn(async move {
                     let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                     // A client that goes away in the middle is its own affair.
-                    let _ = server.serve_connection(TokioIo::new(connection), service).await;
+                    let _ = server.serve_connection_with_upgrades(TokioIo::new(connection), service).await;
                 });
             }
         });
@@ -57,13 +58,27 @@ impl Drop for Front {
 }
 
 /// To the first gateway from `first` on that takes a connection, as a balancer with health checks would.
-async fn forward(request: Request<Incoming>, gateways: Vec<SocketAddr>, first: usize) -> hyper::Result<Response<Body>> {
+async fn forward(
+    mut request: Request<Incoming>,
+    gateways: Vec<SocketAddr>,
+    first: usize,
+) -> hyper::Result<Response<Body>> {
     for step in 0..gateways.len() {
         let Ok(connection) = TcpStream::connect(gateways[(first + step) % gateways.len()]).await else { continue };
         let (mut sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(connection)).await?;
         // It ends with the last of request and answer.
-        tokio::spawn(driver);
-        return Ok(sender.send_request(request).await?.map(BodyExt::boxed));
+        tokio::spawn(driver.with_upgrades());
+        let near = hyper::upgrade::on(&mut request);
+        let mut answer = sender.send_request(request).await?;
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let far = hyper::upgrade::on(&mut answer);
+            tokio::spawn(async move {
+                let (Ok(near), Ok(far)) = tokio::join!(near, far) else { return };
+                // One side that goes away ends both.
+                let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(near), &mut TokioIo::new(far)).await;
+            });
+        }
+        return Ok(answer.map(BodyExt::boxed));
     }
     let mut nobody =
         Response::new(Full::new(Bytes::from("no gateway takes a connection")).map_err(|e| match e {}).boxed());

@@ -1,6 +1,6 @@
 //! A live socket of an agent.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use futures::{SinkExt, StreamExt};
 use serde_json::Value;
@@ -12,6 +12,8 @@ use tokio_tungstenite::{
 
 pub struct Socket {
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// Came while another was waited for.
+    passed_over: VecDeque<Value>,
 }
 
 impl Socket {
@@ -35,7 +37,7 @@ impl Socket {
         }
         let opened = timeout(Duration::from_secs(10), tokio_tungstenite::connect_async(request)).await;
         let (stream, _) = opened.map_err(|_| Error::ConnectionClosed)??;
-        Ok(Self { stream })
+        Ok(Self { stream, passed_over: VecDeque::new() })
     }
 
     pub async fn send(&mut self, frame: Value) {
@@ -56,6 +58,13 @@ impl Socket {
 
     /// The next frame; `None` when none comes in time.
     pub async fn try_next(&mut self, within: Duration) -> Result<Option<Value>, Error> {
+        match self.passed_over.pop_front() {
+            Some(frame) => Ok(Some(frame)),
+            None => self.hear(within).await,
+        }
+    }
+
+    async fn hear(&mut self, within: Duration) -> Result<Option<Value>, Error> {
         let next = async {
             loop {
                 match self.stream.next().await {
@@ -72,30 +81,31 @@ impl Socket {
         timeout(within, next).await.map_or(Ok(None), |frame| frame.map(Some))
     }
 
-    /// The next frame of this type; others are passed over.
+    /// The next frame of this type; others are kept for later.
     pub async fn next(&mut self, kind: &str) -> Value {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-        loop {
-            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-            let frame = self.try_next(left).await.unwrap_or_else(|error| panic!("waiting for {kind}: {error}"));
-            let frame = frame.unwrap_or_else(|| panic!("no {kind} came"));
-            if frame["type"] == kind {
-                return frame;
-            }
-        }
+        self.first(kind, |frame| frame["type"] == kind).await
     }
 
     /// Sends a frame and gives the one that answers it.
     pub async fn ask(&mut self, mut frame: Value, reference: &str) -> Value {
         frame["ref"] = reference.into();
         self.send(frame).await;
+        self.first(reference, |frame| frame["ref"] == reference).await
+    }
+
+    async fn first(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        if let Some(at) = self.passed_over.iter().position(&fits) {
+            return self.passed_over.remove(at).unwrap();
+        }
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         loop {
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-            let answer = self.try_next(left).await.unwrap().unwrap_or_else(|| panic!("{reference} was not answered"));
-            if answer["ref"] == reference {
-                return answer;
+            let frame = self.hear(left).await.unwrap_or_else(|error| panic!("waiting for {what}: {error}"));
+            let frame = frame.unwrap_or_else(|| panic!("no {what} came, but {:?}", self.passed_over));
+            if fits(&frame) {
+                return frame;
             }
+            self.passed_over.push_back(frame);
         }
     }
 

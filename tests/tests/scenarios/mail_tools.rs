@@ -142,7 +142,7 @@ async fn a_request_is_asked_and_answered_by_tools(hall: &Hall) {
         let taken = Stateless::tool("check_inbox", json!({"wait_ms": 10_000})).result(&bob).await;
         let mail = content(&taken)["messages"][0].clone();
         assert_eq!(mail["requires_response"], true, "{mail}");
-        let arguments = json!({"request_id": mail["message_id"], "answer": 4});
+        let arguments = json!({"request_id": mail["message_id"], "message": 4});
         content(&Stateless::tool("reply", arguments).result(&bob).await);
     });
     assert_eq!(content(&answered)["answer"], 4);
@@ -243,7 +243,7 @@ async fn dead_letters_are_listed_and_redriven_by_tools(hall: &Hall) {
     let bob = hall.agent("bob");
     eventually("it is dead", Duration::from_secs(10), async || {
         let listed = Stateless::tool("list_dead_letters", json!({})).result(&bob).await;
-        let letters = content(&listed)["dead_letters"].as_array().unwrap().clone();
+        let letters = content(&listed)["messages"].as_array().unwrap().clone();
         letters.iter().any(|letter| letter["message_id"] == sent["message_id"]).then_some(())
     })
     .await;
