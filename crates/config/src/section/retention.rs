@@ -20,7 +20,7 @@ pub struct Retention {
     pub events_size: u64,
     #[serde(with = "duration")]
     pub mail_age: Duration,
-    /// Bytes of the mail tables, or of the whole SQLite file.
+    /// Bytes of bodies and what is kept beside them, estimated.
     #[serde(with = "size")]
     pub mail_size: u64,
 }
