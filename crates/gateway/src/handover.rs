@@ -300,3 +300,60 @@ impl Drop for Handing {
         drop(self.handover.abandon());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use guildhall_domain::{Principal, TenantId};
+    use guildhall_rpc::{RemoteOptions, Transport};
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    /// A hand that holds something for its taker to settle. Nobody is asked anything about it.
+    fn full_hand() -> Hand {
+        let nowhere = Transport::remote(["http://127.0.0.1:1"], RemoteOptions::new("nobody")).unwrap();
+        let mail = guildhall_mail::grpc::client(nowhere).0;
+        Hand {
+            unread: Arc::new(UnreadCounts::new(
+                mail.clone(),
+                Arc::new(guildhall_testkit::clock::FixedClock::default()),
+            )),
+            mail,
+            settlings: TaskTracker::new(),
+            call: Call::new(Principal::hall(TenantId::default(), "test")),
+            agent: "a".parse().unwrap(),
+            taker: "t".to_owned(),
+            once: Once::Kept,
+            stopping: CancellationToken::new(),
+            acks: Vec::new(),
+            full: true,
+            done: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_ends_only_after_the_connection_has_let_go_of_what_it_holds() {
+        let handover = Handover::default();
+        handover.add(full_hand());
+        let mut body = handover.with(Response::new(Body::from("mail"))).into_body();
+        assert_eq!(http_body::Body::size_hint(&body).exact(), None, "at a known length the body is let go of too soon");
+        let unwritten = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        let early = tokio::time::timeout(Duration::from_millis(50), body.frame()).await;
+        assert!(early.is_err(), "it ended while its words were still in the connection's hands");
+        assert!(!handover.is_empty());
+        drop(unwritten);
+        let end = tokio::time::timeout(Duration::from_secs(10), body.frame()).await.expect("it ends");
+        assert!(end.is_none() && handover.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_comes_after_the_connection_is_gone_is_given_back() {
+        let handover = Handover::default();
+        drop(handover.with(Response::new(Body::from("mail"))));
+        let hand = full_hand();
+        let settlings = hand.settlings.clone();
+        handover.add(hand);
+        assert_eq!(settlings.len(), 1, "nobody gives it back");
+        assert!(handover.is_empty());
+    }
+}

@@ -153,11 +153,16 @@ impl UnreadCounts {
             let read = tokio::time::timeout(READING_TIME, mail.unread(&call, vec![agent])).await;
             let mut counts = reader.0.lock();
             counts.asking = false;
-            match read {
-                Ok(Ok(unread)) => counts.unread = unread.into_iter().next().unwrap_or_default(),
-                Ok(Err(error)) => tracing::debug!(%error, "unread mail could not be counted"),
-                Err(_) => tracing::debug!("unread mail could not be counted in time"),
-            }
+            let failed = match read {
+                Ok(Ok(unread)) => {
+                    counts.unread = unread.into_iter().next().unwrap_or_default();
+                    return;
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer in time".to_owned(),
+            };
+            counts.stale = true;
+            tracing::debug!("unread mail could not be counted: {failed}");
         });
         let _ = tokio::time::timeout(PATIENCE, reading).await;
         let mut counts = known.0.lock();

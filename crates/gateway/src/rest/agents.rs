@@ -222,11 +222,7 @@ pub(super) async fn webhook_secret(
 ) -> Result<Answer<WebhookSecret>> {
     let id = AgentId::new(id)?;
     let secret = hall.registry.webhook_secret(&caller.call(), &id).await?;
-    Ok(Answer(WebhookSecret {
-        success: true,
-        agent_id: id.to_string(),
-        secret: secret.expose_secret().to_owned(),
-    }))
+    Ok(Answer(WebhookSecret { success: true, agent_id: id.to_string(), secret: secret.expose_secret().to_owned() }))
 }
 
 #[derive(Deserialize, ToSchema)]
