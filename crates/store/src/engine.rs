@@ -194,6 +194,12 @@ impl Sql<Postgres> {
                 ("statement_timeout", "8s"),
                 // An acknowledged write survives a crash, whatever the server's default is.
                 ("synchronous_commit", "on"),
+                // Every statement finds its rows by an index, few of many. What the planner makes of a table while it
+                // is young and empty is kept for as long as the connection lives: nothing may be read whole by then.
+                ("enable_seqscan", "off"),
+                ("enable_hashjoin", "off"),
+                ("enable_mergejoin", "off"),
+                ("jit", "off"),
             ]),
         );
         let readers = pool.clone();

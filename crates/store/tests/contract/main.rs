@@ -8,6 +8,7 @@ mod chain;
 mod commits;
 mod engines;
 mod migrations;
+mod sends;
 mod subscribers;
 mod tampering;
 

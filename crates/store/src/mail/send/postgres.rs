@@ -23,7 +23,8 @@ const MAKE_MAILBOXES: &str = "INSERT INTO mailboxes (tenant, sort, name)
 const LOCK_MAILBOXES: &str = "SELECT mailbox, closed, waiting
     FROM UNNEST($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS asked (tenant, sort, name, place)
     JOIN mailboxes USING (tenant, sort, name) ORDER BY place FOR UPDATE OF mailboxes";
-const RECEIPTS: &str = "SELECT * FROM receipts WHERE key = ANY($1)";
+const RECEIPTS: &str = "SELECT receipts.* FROM UNNEST($1::bytea[]) AS asked (key)
+    JOIN receipts ON receipts.key = asked.key";
 const LOCK_BREAKERS: &str = "SELECT tenant, sort, name, open_until
     FROM UNNEST($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS asked (tenant, sort, name, place)
     JOIN breakers USING (tenant, sort, name) ORDER BY place FOR UPDATE OF breakers";
