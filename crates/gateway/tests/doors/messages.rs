@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    client::{Client, failure, structured},
+    client::{Client, PATIENCE, failure, structured},
     stage::{Stage, Terms},
 };
 
@@ -57,7 +57,7 @@ async fn the_sender_is_the_caller_and_nobody_else() {
 async fn in_an_open_hall_a_message_may_name_its_sender_and_with_tokens_it_may_not() {
     let stage = Stage::with(&["a", "b"]).await;
     let gate = stage.gateway().await;
-    let http = reqwest::Client::new();
+    let http = reqwest::Client::builder().timeout(PATIENCE).build().unwrap();
     let post = async |gate: &crate::stage::Gate, token: Option<&str>, body: Value| {
         let request = http.post(format!("http://{}/api/v1/messages", gate.address)).body(body.to_string());
         let request = if let Some(token) = token { request.bearer_auth(token) } else { request };

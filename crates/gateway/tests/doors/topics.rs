@@ -121,9 +121,8 @@ async fn line_breaks_of_a_publisher_do_not_break_the_frame() {
 async fn a_stream_ends_with_the_right_of_its_reader() {
     let stage = Stage::with(&["a"]).await;
     let gate = stage.gateway_with(Terms { mode: AuthMode::Required, ..Terms::default() }).await;
-    let token = stage.token("a").await;
-    let url = format!("http://{}/api/v1/topics/ci.done/stream", gate.address);
-    let response = reqwest::Client::new().get(url).bearer_auth(token).send().await.unwrap();
+    let a = Client::with_token(&stage, &gate, "a").await;
+    let response = a.request(Method::GET, "/api/v1/topics/ci.done/stream").send().await.unwrap();
     assert_eq!(response.status(), 200);
     let mut body = response.bytes_stream();
     stage.registry.pause(&crate::stage::admin(), &crate::stage::id("a"), "enough").await.unwrap();
