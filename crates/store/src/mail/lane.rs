@@ -61,6 +61,9 @@ struct Group<K, A> {
     callers: Vec<Caller<A>>,
 }
 
+/// The group that a transaction has taken, once it has begun.
+type Taken<K, A> = Arc<Mutex<Option<Group<K, A>>>>;
+
 struct Inner<DB: Database, K: Call<DB::Connection>> {
     waiting: Mutex<Waiting<K, K::Answer>>,
     underway: Semaphore,
@@ -162,7 +165,7 @@ impl<DB: Database, K: Call<DB::Connection>> Inner<DB, K> {
 
     async fn run_group(self: Arc<Self>) {
         let _place = self.underway.acquire().await;
-        let taken: Arc<Mutex<Option<Group<K, K::Answer>>>> = Arc::default();
+        let taken: Taken<K, K::Answer> = Arc::default();
         let raced = Arc::new(AtomicBool::new(false));
         let (lane, keep, lost) = (Arc::clone(&self), Arc::clone(&taken), Arc::clone(&raced));
         let done = self.writer.write_apart(move |tables| {

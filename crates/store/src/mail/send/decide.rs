@@ -22,7 +22,7 @@ use super::{
 use crate::{failure::Failure, mail::requests::OPEN, row::count};
 
 /// How long a key is remembered: the promise of the contract.
-pub(crate) const RECEIPT_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const RECEIPT_KEPT_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// Why a recipient among many got a dead letter.
 pub(crate) const WAS_FULL: &str = "its mailbox was full";
@@ -274,7 +274,7 @@ pub(crate) fn no_room(standing: &Standing, bound: u64) -> Option<&'static str> {
 
 /// Whether a receipt given `at` is forgotten.
 fn is_over(at: i64, now: i64) -> bool {
-    at.saturating_add(i64::try_from(RECEIPT_KEPT.as_millis()).unwrap_or(i64::MAX)) <= now
+    at.saturating_add(RECEIPT_KEPT_MS) <= now
 }
 
 fn receipt(message_id: [u8; 16], recipients: u64, duplicate: bool) -> Receipt {

@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 
 use super::{
     Parcel, SendTables,
-    decide::RECEIPT_KEPT,
+    decide::RECEIPT_KEPT_MS,
     plan::{Asked, Begins, Breaker, Kept, New, ReceiptRow, Standing, StillBorn},
     raced,
 };
@@ -155,7 +155,7 @@ impl SendTables for PgConnection {
             .bind(column(receipts, |(_, parcel)| &parcel.message_id[..]))
             .bind(column(receipts, |(_, parcel)| signed(parcel.recipients() as u64)))
             .bind(column(receipts, |(_, parcel)| parcel.sent_at))
-            .bind(signed(RECEIPT_KEPT.as_millis() as u64));
+            .bind(RECEIPT_KEPT_MS);
         let put: i64 = add.fetch_one(self).await?;
         if put == signed(receipts.len() as u64) { Ok(()) } else { Err(raced()) }
     }

@@ -370,7 +370,7 @@ pub async fn senders_at_once_lose_nothing_and_every_mailbox_counts_right(stage: 
             for n in 0..LISTS {
                 let mut list: Vec<Outgoing> = to.iter().map(|to| letter(&format!("sender-{sender}"), to)).collect();
                 list.rotate_left((sender + n) % to.len());
-                if sender % 3 == 0 {
+                if sender.is_multiple_of(3) {
                     list.push(circular("ada", &[id("kim"), id("bob")]));
                 }
                 try_send(replica, &list).await.unwrap();
