@@ -171,7 +171,7 @@ impl<'a> Envelope<'a> {
         self.method.as_deref().unwrap_or_default()
     }
 
-    /// Handshakes, lists, notifications, answers and acknowledgements are free: contract section 3.
+    /// Handshakes, lists of the protocol, notifications, answers and acknowledgements are free: contract section 3.
     fn counts(&self, tools: &ToolRouter) -> bool {
         match self.method() {
             "tools/call" => {

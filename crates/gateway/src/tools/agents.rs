@@ -32,8 +32,7 @@ pub(super) fn tools() -> Vec<Tool> {
                 advice: &[],
             },
             |ask, arguments: ListAgents| list_agents(ask.hall, ask.call, arguments).boxed(),
-        )
-        .free(),
+        ),
         Tool::new(
             "register_agent",
             TOOLSET,

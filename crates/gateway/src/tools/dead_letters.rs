@@ -38,8 +38,7 @@ pub(super) fn tools() -> Vec<Tool> {
                 advice: &[],
             },
             |ask, asked: ListDeadLetters| list_dead_letters(ask.hall, ask.call, asked).boxed(),
-        )
-        .free(),
+        ),
         Tool::new(
             "redrive_dead_letter",
             TOOLSET,

@@ -145,7 +145,7 @@ impl Tool {
         self
     }
 
-    /// An acknowledgement or a list.
+    /// An acknowledgement. A tool that lists counts as any other: a model asks for it, no machinery does.
     fn free(mut self) -> Self {
         self.weight = Weight::Free;
         self
