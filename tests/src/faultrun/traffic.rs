@@ -5,6 +5,7 @@
 //! forgets what it took, as one that dies does. Half of them poll, half hold a live socket.
 
 use std::{
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -62,7 +63,7 @@ impl Traffic {
                 record: record.clone(),
                 receiving: traffic.receiving.clone(),
                 dice: Dice::seeded(seed ^ (0xD1CE << 8) ^ number),
-                acted: std::collections::HashSet::new(),
+                acted: HashSet::new(),
                 outstanding: traffic.outstanding.clone(),
             };
             if number % 2 == 0 {
@@ -182,7 +183,7 @@ struct Hand {
     receiving: Arc<AtomicBool>,
     dice: Dice,
     /// What this receiver has acted upon, by key: it does not act twice, as the hall's documents advise.
-    acted: std::collections::HashSet<String>,
+    acted: HashSet<String>,
     outstanding: Arc<AtomicI64>,
 }
 
@@ -205,7 +206,7 @@ impl Hand {
             if self.dice.below(60) == 0 {
                 continue;
             }
-            let mut passed_over = std::collections::HashSet::new();
+            let mut passed_over = HashSet::new();
             for mail in taken["messages"].as_array().into_iter().flatten() {
                 let line = (mail["from"].to_string(), mail["priority"].to_string());
                 if passed_over.contains(&line) {
@@ -263,6 +264,8 @@ impl Hand {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
+            // What the hall has not taken the acknowledgement of, by message.
+            let mut unsettled: HashMap<String, Value> = HashMap::new();
             while self.receiving.load(Ordering::Relaxed) {
                 match socket.try_next(Duration::from_secs(1)).await {
                     Ok(None) => {}
@@ -276,12 +279,22 @@ impl Hand {
                         self.act(&mail);
                         let ack = json!({"type": "ack", "message_id": mail["message_id"], "lease": frame["lease"],
                             "ref": mail["message_id"]});
+                        unsettled.insert(mail["message_id"].as_str().unwrap_or_default().to_owned(), ack.clone());
                         if socket.try_send(&ack).await.is_err() {
+                            break;
+                        }
+                    }
+                    // A part of the hall is away: the same again, until it says yes, or that the lease is stale.
+                    Ok(Some(frame)) if frame["type"] == "error" && frame["error"] != "Conflict" => {
+                        let Some(ack) = frame["ref"].as_str().and_then(|id| unsettled.get(id)) else { continue };
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        if socket.try_send(ack).await.is_err() {
                             break;
                         }
                     }
                     Ok(Some(frame)) if frame["type"] == "ok" => {
                         let message_id = frame["ref"].as_str().unwrap_or_default().to_owned();
+                        unsettled.remove(&message_id);
                         self.record.note(Saw::Settled { by: self.name.clone(), message_id });
                     }
                     Ok(Some(_)) => {}
