@@ -238,7 +238,8 @@ async fn events_are_published_subscribed_to_and_replayed_by_tools(hall: &Hall) {
 
 async fn dead_letters_are_listed_and_redriven_by_tools(hall: &Hall) {
     register(hall, &["alice", "bob"]).await;
-    let body = json!({"to": "bob", "message": "too late", "expires_in_ms": 1});
+    // Redriven it may wait as long again.
+    let body = json!({"to": "bob", "message": "too late", "expires_in_ms": 2_000});
     let sent = hall.agent("alice").post("/api/v1/messages", body).await.ok();
     let bob = hall.agent("bob");
     eventually("it is dead", Duration::from_secs(10), async || {
