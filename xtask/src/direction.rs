@@ -25,7 +25,8 @@ const IO: [&str; 14] = [
     "tonic",
 ];
 
-const SERVICES: [&str; 6] = ["agent-registry", "gateway", "matrix-bridge", "schema-cache", "summarizer", "sync"];
+const SERVICES: [&str; 7] =
+    ["agent-registry", "gateway", "mail", "matrix-bridge", "schema-cache", "summarizer", "sync"];
 const ENGINES: [&str; 3] = ["bus", "hot", "store"];
 
 #[derive(Deserialize)]

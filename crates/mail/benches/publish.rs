@@ -1,7 +1,7 @@
 //! Events a second through the port of topics, 256 at once, each answered as its engine keeps it: on the embedded log
 //! once it is on the disk. One line of JSON for each engine: `cargo bench -p guildhall-mail --bench publish`.
 //!
-//! With `NATS_URL` that server is used, so that another program can be measured against the same.
+//! Each event has a key of its own, as each of the baseline's has an id.
 
 use std::{
     sync::{
@@ -31,7 +31,7 @@ use guildhall_mail::{MailService, Options};
 use guildhall_outbound::{Outbound, OutboundOptions};
 use guildhall_runtime::{OsEntropy, SystemClock};
 use guildhall_store::{DatabaseUrl, Store, StoreOptions};
-use guildhall_testkit::engines::Nats;
+use guildhall_testkit::{baseline, engines::Nats};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -42,26 +42,27 @@ const CONTENT_BYTES: usize = 256;
 
 #[tokio::main]
 async fn main() {
-    measure("publish/embedded", "embedded:").await;
-    match std::env::var("NATS_URL") {
-        Ok(url) => measure("publish/jetstream", &url).await,
-        Err(_) => {
-            let Some(nats) = Nats::start().await else { return };
-            measure("publish/jetstream", &nats.url()).await;
-        }
-    }
+    measure("publish/embedded", "embedded:", None).await;
+    let Some(nats) = Nats::start().await else { return };
+    let (events, at_once) = (EVENTS.to_string(), AT_ONCE.to_string());
+    let arguments = ["js-pub", &events, &at_once, "256"];
+    let bare = baseline::rate(&arguments, &[("NATS_URL", &nats.url())], "js-pub");
+    measure("publish/jetstream", &nats.url(), bare).await;
 }
 
-async fn measure(name: &str, bus_url: &str) {
+async fn measure(name: &str, bus_url: &str, bare: Option<f64>) {
     let folder = TempDir::new().expect("a folder can be made");
     let topics = topics(&folder, bus_url).await;
     let next = AtomicUsize::new(0);
     let began = Instant::now();
     join_all((0..AT_ONCE).map(|_| publish_while_there_are_any(&*topics, &next))).await;
     let seconds = began.elapsed().as_secs_f64();
+    let per_s = EVENTS as f64 / seconds;
     let line = json!({
         "name": name,
-        "ops_per_s": (EVENTS as f64 / seconds).round(),
+        "ops_per_s": per_s.round(),
+        "baseline_per_s": bare,
+        "of_baseline": bare.map(|bare| per_s / bare),
         "ops": EVENTS,
         "at_once": AT_ONCE,
         "content_bytes": CONTENT_BYTES,
@@ -117,8 +118,13 @@ async fn publish_while_there_are_any(topics: &dyn Topics, next: &AtomicUsize) {
     let call = Call::new(Principal::new(TenantId::default(), PrincipalKind::Agent, "bench", [roles::AGENT]));
     let topic = Topic::new("bench.published").expect("the name is well-formed");
     let content = Body::from_value(&"x".repeat(CONTENT_BYTES - 2)).expect("a text is JSON");
-    while next.fetch_add(1, Ordering::Relaxed) < EVENTS {
-        let event = NewEvent { content: content.clone(), headers: Vec::new(), idempotency_key: None };
+    loop {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        if number >= EVENTS {
+            return;
+        }
+        let key = Some(format!("event-{number}"));
+        let event = NewEvent { content: content.clone(), headers: Vec::new(), idempotency_key: key };
         topics.publish(&call, &topic, event).await.expect("an event is taken");
     }
 }

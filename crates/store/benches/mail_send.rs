@@ -23,6 +23,7 @@ use guildhall_domain::{
 };
 use guildhall_store::{DatabaseUrl, Store, StoreOptions};
 use guildhall_testkit::{
+    baseline,
     clock::FixedClock,
     engines::{Disk, Postgres},
     entropy::SeededEntropy,
@@ -62,18 +63,22 @@ async fn main() {
         let parent = std::env::var_os("GUILDHALL_BENCH_DIR").map_or_else(std::env::temp_dir, Into::into);
         let folder = tempfile::tempdir_in(parent).expect("a folder for the database can be made");
         let url = DatabaseUrl::parse("sqlite:", folder.path()).expect("the shortest URL is one");
-        measure(measurement, &url).await;
+        let (rows, at_once) = (measurement.messages.to_string(), measurement.at_once.to_string());
+        let file = folder.path().join("baseline.db").display().to_string();
+        let bare = baseline::rate(&["sqlite-gc", &rows, "FULL", "512", &at_once, &file], &[], "sqlite-groupcommit");
+        measure(measurement, &url, bare).await;
     }
     for measurement in ON_POSTGRES.iter().filter(wanted) {
         let Some(server) = Postgres::start(Disk::Synced).await else { return };
         let url = server.new_database().await;
-        // Where a baseline may be run against the same server.
-        eprintln!("{url}");
-        measure(measurement, &DatabaseUrl::parse(&url, Path::new("unused")).expect("the server says it")).await;
+        let (rows, at_once) = (measurement.messages.to_string(), measurement.at_once.to_string());
+        let bare = baseline::rate(&["pg", &rows, &at_once], &[("PG_URL", &url)], "pg-unnest-insert");
+        let url = DatabaseUrl::parse(&url, Path::new("unused")).expect("the server says it");
+        measure(measurement, &url, bare).await;
     }
 }
 
-async fn measure(measurement: &Measurement, url: &DatabaseUrl) {
+async fn measure(measurement: &Measurement, url: &DatabaseUrl, bare: Option<f64>) {
     let options = StoreOptions {
         clock: Arc::new(FixedClock::default()),
         entropy: Arc::new(SeededEntropy::default()),
@@ -91,9 +96,12 @@ async fn measure(measurement: &Measurement, url: &DatabaseUrl) {
     let seconds = began.elapsed().as_secs_f64();
     store.close().await;
     latencies.sort_unstable();
+    let per_s = messages as f64 / seconds;
     let line = json!({
         "name": name,
-        "ops_per_s": (messages as f64 / seconds).round(),
+        "ops_per_s": per_s.round(),
+        "baseline_per_s": bare,
+        "of_baseline": bare.map(|bare| per_s / bare),
         "ops": messages,
         "at_once": at_once,
         "mailboxes": mailboxes,

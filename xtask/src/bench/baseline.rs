@@ -1,7 +1,11 @@
 //! The baselines: programs beside this repository that show what the disk and the engines themselves allow. They are
 //! copied and built under `target/bench`; `LIMITS` names the folder they are in.
 
-use std::{env, fs, path::Path, process::Command};
+use std::{
+    env, fs,
+    path::{Path, PathBuf, absolute},
+    process::Command,
+};
 
 use super::{Figures, output};
 
@@ -9,7 +13,7 @@ const DEFAULT_LIMITS: &str = "../shared/bench/limits";
 const COPY: &str = "target/bench/message";
 
 /// The program, or `None` where there are no baselines: then the product is measured alone, and the report says so.
-pub(super) fn build() -> Result<Option<String>, String> {
+pub(super) fn build() -> Result<Option<PathBuf>, String> {
     let limits = env::var("LIMITS").unwrap_or_else(|_| DEFAULT_LIMITS.to_owned());
     let source = Path::new(&limits).join("message");
     if !source.is_dir() {
@@ -18,11 +22,12 @@ pub(super) fn build() -> Result<Option<String>, String> {
     }
     copy(&source, Path::new(COPY)).map_err(|error| format!("copying {}: {error}", source.display()))?;
     output(Command::new("cargo").args(["build", "--release", "--quiet"]).current_dir(COPY))?;
-    Ok(Some(format!("{COPY}/target/release/bench")))
+    let program = format!("{COPY}/target/release/bench");
+    absolute(&program).map(Some).map_err(|error| format!("{program}: {error}"))
 }
 
 /// Durable rows a second of a bare SQLite writer with group commit, 64 in flight, on the same disk.
-pub(super) fn measure(program: Option<&str>, figures: &mut Figures) -> Result<(), String> {
+pub(super) fn measure(program: Option<&Path>, figures: &mut Figures) -> Result<(), String> {
     let Some(program) = program else { return Ok(()) };
     eprintln!("  sqlite-gc (baseline)");
     let printed =

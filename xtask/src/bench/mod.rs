@@ -28,7 +28,13 @@ pub(crate) fn run() -> Result<(), String> {
         baseline::measure(baseline.as_deref(), &mut figures)?;
         for (package, bench) in programs::BENCHES {
             eprintln!("  {bench}");
-            let printed = output(Command::new("cargo").args(["bench", "--quiet", "-p", package, "--bench", bench]))?;
+            let mut command = Command::new("cargo");
+            command.args(["bench", "--quiet", "-p", package, "--bench", bench]);
+            command.env("GUILDHALL_BIN", programs::hall()?).env("GUILDHALL_BENCH_DIR", programs::folder()?);
+            if let Some(baseline) = &baseline {
+                command.env("BASELINE", baseline);
+            }
+            let printed = output(&mut command)?;
             let lines: Vec<Value> =
                 printed.lines().filter_map(|line| serde_json::from_str(line).ok()).filter(Value::is_object).collect();
             if lines.is_empty() {

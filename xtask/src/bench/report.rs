@@ -15,25 +15,47 @@ struct Report<'a> {
     machine: String,
     configuration: &'a str,
     rounds: usize,
-    /// A bench that meets an error ends there, and then there is no report.
-    errors: usize,
+    /// Of all runs. A bench that does not count them ends at the first one, and then there is no report.
+    errors: f64,
     medians: BTreeMap<&'a str, f64>,
     runs: &'a Figures,
 }
 
 /// What was promised, and how the page says it.
-const GOALS: [(&str, &str); 5] = [
+const GOALS: [(&str, &str); 15] = [
     ("in_process.cpu_us_per_call.in_process", "≤ 5"),
     ("list_agents.cpu_us_per_call.in_process", "≤ 5"),
     ("registration/sqlite.ops_per_s", "≥ 1,000"),
     ("startup.ready_s", "< 0.5"),
     ("startup.resident_mb", "< 50"),
+    ("mail_send/sqlite/256.of_baseline", "≥ 0.5"),
+    ("mail_send/postgres/256.of_baseline", "≥ 0.4"),
+    ("publish/jetstream.of_baseline", "≥ 0.5"),
+    ("mail_rest/sqlite.per_s", "≥ 5,000"),
+    ("mail_rest/postgres.per_s", "≥ 3,000"),
+    ("mail_to_socket.p50_us", "≤ bare commit + 1,500"),
+    ("mail_mailboxes/100000.resident_mb", "< 300"),
+    ("mail_mailboxes/100000.check_inbox_p50_us", "≤ 3,000"),
+    ("mail_sockets.lost", "0"),
+    ("mail_sockets.p99_us", "< 250,000"),
 ];
 
 /// How much was measured rather than what came out: in the JSON alone.
-const SETTINGS: [&str; 6] = [".agents", ".at_once", ".calls", ".message_bytes", ".ops", ".seconds"];
+const SETTINGS: [&str; 10] = [
+    ".agents",
+    ".at_once",
+    ".calls",
+    ".content_bytes",
+    ".errors",
+    ".mailboxes",
+    ".message_bytes",
+    ".ops",
+    ".seconds",
+    ".sent",
+];
 
-const CONFIGURATION: &str = "release profile as shipped (thin LTO); SQLite WAL with synchronous=FULL; default.toml";
+const CONFIGURATION: &str = "release profile as shipped (thin LTO); SQLite WAL with synchronous=FULL; default.toml; mail_* \
+    beyond the port: tokens asked for, policy, audit, metrics and traces on, the rate limit raised";
 
 pub(super) fn write(figures: &Figures) -> Result<(), String> {
     let medians: BTreeMap<&str, f64> = figures.iter().map(|(name, runs)| (name.as_str(), median(runs))).collect();
@@ -42,7 +64,7 @@ pub(super) fn write(figures: &Figures) -> Result<(), String> {
         machine: machine(),
         configuration: CONFIGURATION,
         rounds: ROUNDS,
-        errors: 0,
+        errors: errors(figures),
         medians,
         runs: figures,
     };
@@ -53,6 +75,11 @@ pub(super) fn write(figures: &Figures) -> Result<(), String> {
         .and_then(|()| fs::write(JSON, json + "\n"))
         .and_then(|()| fs::write(PAGE, page))
         .map_err(|error| format!("writing the report: {error}"))
+}
+
+fn errors(figures: &Figures) -> f64 {
+    let counted = |name: &str| name.ends_with(".errors") || name.ends_with(".lost");
+    figures.iter().filter(|(name, _)| counted(name)).flat_map(|(_, runs)| runs).sum()
 }
 
 fn page(report: &Report<'_>) -> String {
