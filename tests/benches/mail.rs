@@ -2,6 +2,8 @@
 //! rate limit is raised. One line of JSON a figure. `GUILDHALL_BIN` names the program, `BASELINE` the program of the
 //! limits; `MAIL_BENCH` picks figures by the beginning of their names.
 
+#![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
+
 use std::{
     collections::HashMap,
     net::SocketAddr,

@@ -33,7 +33,7 @@ const OPEN_EPOCH: &str = "INSERT INTO audit_epochs (tenant, writer, epoch, run, 
 const CLOSE_EPOCHS: &str = "UPDATE audit_epochs SET closed = TRUE WHERE writer = $1 AND run = $2 AND NOT closed";
 
 static SQLITE_ADD_RECORDS: Bulk = Bulk::new(
-    "INSERT INTO audit_records (tenant, writer, epoch, number, recorded_at, at, actor_kind, actor, act, target,
+    "INSERT OR FAIL INTO audit_records (tenant, writer, epoch, number, recorded_at, at, actor_kind, actor, act, target,
          outcome, salt, body, body_hash) VALUES",
     "(?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     "",

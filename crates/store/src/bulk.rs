@@ -1,7 +1,8 @@
 //! Many rows in one statement of SQLite, which has no arrays.
 //!
 //! Rows go in statements of 256, 128, 64 … 1 of them, so that however many there are, few texts are prepared, once.
-//! Values are `?`: SQLite looks a named one up by walking all names.
+//! They insert `OR FAIL`: whoever meets an error undoes the whole transaction, and SQLite need not keep for each statement
+//! what every page was before it. Values are `?`: SQLite looks a named one up by walking all names.
 
 use std::sync::{Arc, OnceLock};
 

@@ -25,12 +25,12 @@ async fn a_full_disk_is_refused_clearly_loses_nothing_and_is_over_when_there_is_
     for agent in ["sender", "receiver"] {
         hall.caller().register(agent).await;
     }
-    let send = async |n: u32| {
+    let send = async |n: u64| {
         let body = json!({"to": "receiver", "message": {"n": n, "filling": "x".repeat(20_000)}});
         hall.agent("sender").post("/api/v1/messages", body).await
     };
     let mut acknowledged = BTreeSet::new();
-    let mut keep = |n: u32, answer: &Answer| {
+    let mut keep = |n: u64, answer: &Answer| {
         if answer.status == 200 {
             acknowledged.insert(n);
         }
@@ -68,7 +68,7 @@ async fn a_full_disk_is_refused_clearly_loses_nothing_and_is_over_when_there_is_
         let path = "/api/v1/messages?agent_id=receiver&pending=true&limit=100&ack=auto";
         let taken = hall.agent("receiver").get(path).await;
         let taken = (taken.status == 200).then(|| taken.json())?;
-        arrived.extend(taken["messages"].as_array()?.iter().map(|mail| mail["message"]["n"].as_u64().unwrap() as u32));
+        arrived.extend(taken["messages"].as_array()?.iter().map(|mail| mail["message"]["n"].as_u64().unwrap()));
         acknowledged.is_subset(&arrived).then_some(())
     })
     .await;

@@ -22,7 +22,7 @@ static CLAIMED: Bulk = Bulk::new(
     ") SELECT json_group_array(json_array(place, mailbox, closed, waiting)) FROM asked CROSS JOIN mailboxes
        ON mailboxes.tenant = asked.tenant AND mailboxes.sort = asked.sort AND mailboxes.name = asked.name",
 );
-static MAKE_MAILBOXES: Bulk = Bulk::new("INSERT INTO mailboxes (tenant, sort, name) VALUES", "(?,?,?)", "");
+static MAKE_MAILBOXES: Bulk = Bulk::new("INSERT OR FAIL INTO mailboxes (tenant, sort, name) VALUES", "(?,?,?)", "");
 /// `$1`: the keys, one after the other; `$2`: how many.
 const RECEIPTS: &str =
     "WITH RECURSIVE asked (place) AS (VALUES (0) UNION ALL SELECT place + 1 FROM asked WHERE place < $2)
@@ -47,24 +47,27 @@ static WAITS: Bulk = Bulk::new(
 const TAKE_NUMBERS: &str = "UPDATE message_numbers SET last = last + ? RETURNING last";
 
 static ADD_MESSAGES: Bulk = Bulk::new(
-    "INSERT INTO messages (number, message_id, tenant, sender, recipient, kind, priority, body, sent_at, expires_at,
+    "INSERT OR FAIL INTO messages (number, message_id, tenant, sender, recipient, kind, priority, body, sent_at, expires_at,
          reply_to, correlation_id, conversation_id, requires_response, recipients, mailbox) VALUES",
     "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     "",
 );
 static ADD_DELIVERIES: Bulk = Bulk::new(
-    "INSERT INTO deliveries (mailbox, number, message_id, sender, priority, expires_at, open, state) VALUES",
+    "INSERT OR FAIL INTO deliveries (mailbox, number, message_id, sender, priority, expires_at, open, state) VALUES",
     "(?,?,?,?,?,?,TRUE,0)",
     "",
 );
 static ADD_STILL_BORN: Bulk = Bulk::new(
-    "INSERT INTO deliveries (mailbox, number, message_id, sender, priority, expires_at, open, state, settled_at, reason)
+    "INSERT OR FAIL INTO deliveries (mailbox, number, message_id, sender, priority, expires_at, open, state, settled_at, reason)
      VALUES",
     "(?,?,?,?,?,?,FALSE,?,?,?)",
     "",
 );
-static ADD_DEAD_LETTERS: Bulk =
-    Bulk::new("INSERT INTO dead_letters (tenant, mailbox, number, message_id, died_at) VALUES", "(?,?,?,?,?)", "");
+static ADD_DEAD_LETTERS: Bulk = Bulk::new(
+    "INSERT OR FAIL INTO dead_letters (tenant, mailbox, number, message_id, died_at) VALUES",
+    "(?,?,?,?,?)",
+    "",
+);
 static PUT_WAITING: Bulk = Bulk::new(
     "WITH counted (mailbox, waiting) AS (VALUES",
     "(?,?)",
