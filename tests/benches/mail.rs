@@ -250,6 +250,8 @@ async fn many_mailboxes(setup: Setup, mailboxes: usize) {
 
 const SOCKETS: usize = 5_000;
 const MESSAGES_PER_S: u64 = 1_000;
+/// A minute of them.
+const TOTAL: u64 = 60 * MESSAGES_PER_S;
 
 /// 1,000 messages a second among 5,000 live sockets for a minute.
 async fn many_sockets(setup: Setup) {
@@ -257,7 +259,7 @@ async fn many_sockets(setup: Setup) {
     let empty = Usage::of(stage.process).resident_mb;
     let tokens = stage.agents("live", SOCKETS).await;
     let registered = Usage::of(stage.process).resident_mb;
-    let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+    let (arrived, mut arrivals) = tokio::sync::mpsc::channel(2 * usize::try_from(TOTAL).unwrap());
     let mut sockets = Vec::new();
     for (number, token) in tokens.iter().enumerate() {
         let agent = format!("live-{number}");
@@ -269,7 +271,7 @@ async fn many_sockets(setup: Setup) {
                 let at = Instant::now();
                 let ack = json!({"type": "ack", "message_id": frame["message"]["message_id"], "lease": frame["lease"]});
                 let number = frame["message"]["message"]["n"].as_u64().unwrap();
-                if socket.try_send(&ack).await.is_err() || arrived.send((number, at)).is_err() {
+                if socket.try_send(&ack).await.is_err() || arrived.try_send((number, at)).is_err() {
                     return;
                 }
             }
@@ -278,14 +280,13 @@ async fn many_sockets(setup: Setup) {
     tokio::time::sleep(Duration::from_secs(3)).await;
     let idle = Usage::of(stage.process);
 
-    let total = 60 * MESSAGES_PER_S;
     let began = Instant::now();
     let sending = (0..16_u64).map(|worker| {
         let (address, token) = (stage.address, tokens[usize::try_from(worker).unwrap()].clone());
         tokio::spawn(async move {
             let mut connection = Connection::open(address).await;
             let mut sent = Vec::new();
-            for number in (worker..total).step_by(16) {
+            for number in (worker..TOTAL).step_by(16) {
                 let due = Duration::from_micros(number * 1_000_000 / MESSAGES_PER_S);
                 tokio::time::sleep_until((began + due).into()).await;
                 let to = (number * 104_729 + worker) % SOCKETS as u64;
