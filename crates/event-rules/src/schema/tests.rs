@@ -457,7 +457,7 @@ fn two_schemas() -> impl Strategy<Value = (Value, Value)> {
                 }
                 (one, _) => one,
             },
-            _ => json!({ "properties": { "a": one.clone() } }),
+            _ => json!({ "properties": { "a": one } }),
         };
         let old = if how % 6 == 5 { json!({ "properties": { "a": one }, "required": ["a"] }) } else { one };
         (with(definition.clone(), old), with(definition, new))
