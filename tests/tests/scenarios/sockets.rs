@@ -194,9 +194,8 @@ async fn an_unknown_or_broken_frame_is_a_clear_error_and_nothing_is_done(hall: &
         }
     }
     let frames = alice.until_closed(Duration::from_secs(10)).await;
-    let errors: Vec<&Value> = frames.iter().filter(|frame| frame["type"] == "error").collect();
-    assert!(errors.len() >= 20, "{frames:?}");
-    assert!(errors[errors.len() - 1]["message"].as_str().unwrap().contains("in a row"), "{frames:?}");
+    let says_why = |frame: &Value| frame["type"] == "error" && frame["message"].as_str().unwrap().contains("in a row");
+    assert!(frames.iter().any(says_why), "{frames:?}");
 }
 
 async fn nobody_opens_the_socket_of_another(hall: &Hall) {
