@@ -1,11 +1,9 @@
 //! Reading topics: a page of what was, or everything from somewhere on. What may be published, and who gets it as mail,
 //! is the business of the port of topics.
 
-use std::time::Duration;
-
 use futures::{StreamExt as _, stream::BoxStream};
 use guildhall_domain::{
-    Error, Result, TenantId, Timestamp,
+    Call, Error, Result, TenantId, Timestamp,
     event::TopicEvent,
     ports::bus::{ReplayFrom, Topic},
 };
@@ -20,9 +18,6 @@ pub(crate) const PAGE_MAX: usize = 1_000;
 const PAGE_MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Events that a page looks at for the few that its filter wants.
 const LOOKED_AT_MAX: usize = 10_000;
-/// The bus hands out what it keeps without a pause: when nothing comes for so long, that was all of it.
-const FIRST_WITHIN: Duration = Duration::from_secs(1);
-const NEXT_WITHIN: Duration = Duration::from_millis(300);
 
 /// What a page is asked to hold.
 pub(crate) struct Replay {
@@ -61,35 +56,39 @@ pub(crate) async fn filter(text: Option<String>) -> Result<Option<Filter>> {
 }
 
 impl Hall {
-    pub(crate) async fn replay(&self, tenant: &TenantId, topic: &Topic, asked: Replay) -> Result<Page> {
+    pub(crate) async fn replay(&self, call: &Call, topic: &Topic, asked: Replay) -> Result<Page> {
         asked.check()?;
+        let page = timeout(call.remaining()?, self.page(&call.principal.tenant, topic, asked)).await;
+        page.unwrap_or_else(|_| Err(Error::timeout("the bus did not hand the page out in time: ask again")))
+    }
+
+    /// What is published while the page is read is left to the next one.
+    async fn page(&self, tenant: &TenantId, topic: &Topic, asked: Replay) -> Result<Page> {
         let begin = match (asked.after, asked.from) {
             (Some(seen), _) => ReplayFrom::After(seen),
             (None, Some(from)) => ReplayFrom::Time(from),
             (None, None) => ReplayFrom::After(0),
         };
-        // What is published while the page is read is left to the next one.
-        let to = asked.to.unwrap_or_else(|| self.clock.now());
-        let mut kept = self.bus.replay(tenant, topic, begin).await?;
+        let mut past = self.bus.past(tenant, topic, begin).await?;
         let mut page = Page { events: Vec::new(), next: None };
-        let (mut seen, mut bytes, mut within) = (0, 0, FIRST_WITHIN);
-        while let Ok(Some(event)) = timeout(within, kept.next()).await {
+        let (mut looked_at, mut bytes, mut last) = (0, 0, 0);
+        while let Some(event) = past.next().await {
             let event = event?;
-            if event.published_at > to {
+            if asked.to.is_some_and(|to| event.published_at > to) {
                 break;
             }
-            (seen, within) = (seen + 1, NEXT_WITHIN);
-            let sequence = event.sequence;
+            // There is more.
+            if page.events.len() == asked.limit || bytes >= PAGE_MAX_BYTES || looked_at == LOOKED_AT_MAX {
+                page.next = Some(last);
+                break;
+            }
+            (looked_at, last) = (looked_at + 1, event.sequence);
             let event = TopicEvent::of(topic.clone(), event)?;
             if asked.from.is_none_or(|from| event.published_at >= from)
                 && asked.filter.as_ref().is_none_or(|filter| filter.matches(&event))
             {
                 bytes += event.event.as_text().len();
                 page.events.push(event);
-            }
-            if page.events.len() == asked.limit || bytes >= PAGE_MAX_BYTES || seen == LOOKED_AT_MAX {
-                page.next = Some(sequence);
-                break;
             }
         }
         Ok(page)

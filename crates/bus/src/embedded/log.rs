@@ -3,6 +3,7 @@
 use std::{fmt::Display, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::TryStreamExt;
 use guildhall_domain::{
     Error, Result, TenantId, Timestamp,
     ports::bus::{Standing, Topic},
@@ -14,7 +15,11 @@ use sqlx::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::writer::{Append, Appended, Writer};
-use crate::{BusOptions, live::Live, replay::PAGE};
+use crate::{
+    BusOptions,
+    live::Live,
+    replay::{PAGE, PAGE_BYTES},
+};
 
 /// Of the file's tables. A later program's file is not touched.
 const SCHEMA_VERSION: i64 = 1;
@@ -197,7 +202,7 @@ impl File {
     }
 
     pub(super) async fn page(&self, tenant: &TenantId, topic: &Topic, after: u64) -> Result<Vec<Row>> {
-        sqlx::query_as(
+        let mut rows = sqlx::query_as(
             "SELECT sequence, published_at, envelope FROM events WHERE tenant = $1 AND topic = $2 AND sequence > $3 \
              ORDER BY sequence LIMIT $4",
         )
@@ -205,9 +210,16 @@ impl File {
         .bind(topic.as_str())
         .bind(bound(after))
         .bind(bound(PAGE as u64))
-        .fetch_all(&self.readers)
-        .await
-        .map_err(|error| self.unreadable(&error))
+        .fetch(&self.readers);
+        let (mut page, mut bytes) = (Vec::new(), 0);
+        while bytes < PAGE_BYTES
+            && let Some(row) = rows.try_next().await.map_err(|error| self.unreadable(&error))?
+        {
+            let row: Row = row;
+            bytes += row.envelope.len();
+            page.push(row);
+        }
+        Ok(page)
     }
 }
 

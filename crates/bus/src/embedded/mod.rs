@@ -45,6 +45,11 @@ impl Embedded {
     async fn log(&self) -> Result<&Log> {
         self.log.get_or_try_init(|| Log::open(&self.path, &self.options)).await
     }
+
+    async fn table(&self, tenant: &TenantId, topic: &Topic) -> Result<Table> {
+        let log = self.log().await?;
+        Ok(Table::new(log.file().clone(), log.live().clone(), tenant.clone(), topic.clone()))
+    }
 }
 
 #[async_trait]
@@ -88,9 +93,16 @@ impl Bus for Embedded {
         topic: &Topic,
         from: ReplayFrom,
     ) -> Result<BoxStream<'static, Result<Event>>> {
-        let log = self.log().await?;
-        let table = Table::new(log.file().clone(), log.live().clone(), tenant.clone(), topic.clone());
-        replay::replay(table, from).await
+        replay::replay(self.table(tenant, topic).await?, from).await
+    }
+
+    async fn past(
+        &self,
+        tenant: &TenantId,
+        topic: &Topic,
+        from: ReplayFrom,
+    ) -> Result<BoxStream<'static, Result<Event>>> {
+        replay::past(self.table(tenant, topic).await?, from).await
     }
 
     async fn standing(&self, tenant: &TenantId, topic: &Topic, after: u64) -> Result<Standing> {

@@ -139,7 +139,13 @@ impl Topic {
                         consumer.fetch().max_messages(at_most.min(pending)).max_bytes(PAGE_BYTES).expires(PAGE_WITHIN);
                     let mut page = page.messages().await.map_err(|error| Lost::Other(error.to_string()))?;
                     while let Some(message) = page.next().await {
-                        messages.push(message.map_err(|error| Lost::Other(error.to_string()))?);
+                        match message {
+                            Ok(message) => messages.push(message),
+                            // Full by its bytes, or broken off: either way what came is in order, and the next page
+                            // goes on after it.
+                            Err(_) if !messages.is_empty() => break,
+                            Err(error) => return Err(Lost::Other(error.to_string())),
+                        }
                     }
                 }
                 // One that stays behind is forgotten by the server.

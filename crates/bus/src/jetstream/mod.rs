@@ -294,6 +294,15 @@ impl Bus for JetStream {
         replay::replay(self.topic(tenant, topic), from).await
     }
 
+    async fn past(
+        &self,
+        tenant: &TenantId,
+        topic: &Topic,
+        from: ReplayFrom,
+    ) -> Result<BoxStream<'static, Result<Event>>> {
+        replay::past(self.topic(tenant, topic), from).await
+    }
+
     async fn standing(&self, tenant: &TenantId, topic: &Topic, after: u64) -> Result<Standing> {
         self.topic(tenant, topic).standing(after).await
     }

@@ -188,6 +188,14 @@ pub trait Bus: Send + Sync + 'static {
         from: ReplayFrom,
     ) -> Result<BoxStream<'static, Result<Event>>>;
 
+    /// What is kept when this is asked, in order; then the stream ends at once.
+    async fn past(
+        &self,
+        tenant: &TenantId,
+        topic: &Topic,
+        from: ReplayFrom,
+    ) -> Result<BoxStream<'static, Result<Event>>>;
+
     /// For a reader who has read the topic up to `after`.
     async fn standing(&self, tenant: &TenantId, topic: &Topic, after: u64) -> Result<Standing>;
 

@@ -132,7 +132,7 @@ pub(super) async fn replay(
         limit: asked.limit.unwrap_or(PAGE_DEFAULT),
         after: asked.after,
     };
-    let page = hall.replay(&caller.principal.tenant, &Topic::new(topic)?, asked).await?;
+    let page = hall.replay(&caller.call(), &Topic::new(topic)?, asked).await?;
     Ok(Answer(EventList { success: true, events: page.events, next: page.next }))
 }
 

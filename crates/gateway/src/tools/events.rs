@@ -218,7 +218,7 @@ async fn replay_events(hall: &Hall, call: &Call, asked: ReplayEvents) -> Result<
         limit: asked.limit.unwrap_or(REPLAY_DEFAULT),
         after: asked.after,
     };
-    let page = hall.replay(tenant, &asked.topic, replay).await?;
+    let page = hall.replay(call, &asked.topic, replay).await?;
     let events = page.events.into_iter().map(PastEvent::from).collect();
     Ok(EventPage { success: true, events, next: page.next, note: WHOSE_WORDS })
 }

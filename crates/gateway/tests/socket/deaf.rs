@@ -91,6 +91,15 @@ impl Bus for Deaf {
         self.bus.replay(tenant, topic, from).await
     }
 
+    async fn past(
+        &self,
+        tenant: &TenantId,
+        topic: &Topic,
+        from: ReplayFrom,
+    ) -> Result<BoxStream<'static, Result<Event>>> {
+        self.bus.past(tenant, topic, from).await
+    }
+
     async fn standing(&self, tenant: &TenantId, topic: &Topic, after: u64) -> Result<Standing> {
         self.bus.standing(tenant, topic, after).await
     }

@@ -64,6 +64,10 @@ macro_rules! bus_contract {
             readers_who_come_and_go_while_events_come_neither_miss_nor_see_one_twice
             a_reader_who_stands_still_holds_up_nobody_and_misses_nothing
             many_who_follow_one_topic_all_see_all_of_it
+            what_is_past_ends_with_what_was_there_when_it_was_asked_for
+            what_is_past_has_nothing_that_came_after_it_was_asked_for
+            what_is_past_of_a_topic_where_nothing_comes_is_given_at_once
+            large_events_are_replayed_however_many_they_are
             a_reader_can_ask_how_the_log_stands
             a_key_published_again_adds_nothing_and_says_so
             a_key_is_its_publishers_and_its_topics_own

@@ -53,6 +53,16 @@ impl Bus for Faulty<dyn Bus> {
         Ok(breaking(events, self.plan.fork()))
     }
 
+    async fn past(
+        &self,
+        tenant: &TenantId,
+        topic: &Topic,
+        from: ReplayFrom,
+    ) -> Result<BoxStream<'static, Result<Event>>> {
+        let events = write(&self.plan, || self.inner.past(tenant, topic, from)).await?;
+        Ok(breaking(events, self.plan.fork()))
+    }
+
     async fn standing(&self, tenant: &TenantId, topic: &Topic, after: u64) -> Result<Standing> {
         // Never stale: a reader takes it for what is so now.
         write(&self.plan, || self.inner.standing(tenant, topic, after)).await

@@ -1,15 +1,18 @@
 //! Replaying: what is kept, then what comes, without a gap and without a repeat.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use futures::{
-    StreamExt,
+    StreamExt, TryStreamExt,
     future::{join_all, select},
     stream,
 };
 use guildhall_domain::{
-    TenantId, Timestamp,
-    ports::bus::{ReplayFrom, Standing, Topic},
+    Result, TenantId, Timestamp,
+    ports::bus::{Envelope, ReplayFrom, Standing, Topic},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -236,6 +239,94 @@ pub async fn many_who_follow_one_topic_all_see_all_of_it(stage: &Stage) {
     for one in &seen {
         assert_eq!(one, &seen[0]);
     }
+}
+
+/// All of it, and that it ended. When it breaks off, the rest is asked for.
+async fn past(stage: &Stage, log: &Topic, mut from: ReplayFrom) -> Vec<usize> {
+    let (here, mut numbers) = (TenantId::default(), Vec::new());
+    'asked: loop {
+        let mut events = insist(|| stage.bus.past(&here, log, from)).await.unwrap();
+        while let Some(event) = events.next().await {
+            let Ok(event) = event else { continue 'asked };
+            from = ReplayFrom::After(event.sequence);
+            numbers.push(number(&event.envelope));
+        }
+        return numbers;
+    }
+}
+
+pub async fn what_is_past_ends_with_what_was_there_when_it_was_asked_for(stage: &Stage) {
+    // More than any engine reads at once.
+    const EVENTS: usize = 300;
+    let (bus, log) = (&stage.bus, topic("t"));
+    publish_all(stage, &topic("other"), 0..3).await;
+    let mut sequences = Vec::new();
+    for i in 0..EVENTS {
+        sequences.push(publish(bus, &log, &i.to_string(), envelope("a", i.to_string())).await.sequence);
+    }
+    publish_all(stage, &topic("other"), 3..6).await;
+    for seen in [0, 1, 255, 256, EVENTS - 1] {
+        let after = ReplayFrom::After(sequences.get(seen.wrapping_sub(1)).copied().unwrap_or(0));
+        assert_eq!(past(stage, &log, after).await, (seen..EVENTS).collect::<Vec<_>>());
+    }
+    let from_time = past(stage, &log, ReplayFrom::Time(Timestamp::from_millis(0))).await;
+    assert_eq!(from_time, (0..EVENTS).collect::<Vec<_>>());
+    let last = sequences[EVENTS - 1];
+    for nothing in [ReplayFrom::Now, ReplayFrom::After(last), ReplayFrom::After(last + 7)] {
+        assert_eq!(past(stage, &log, nothing).await, [0; 0], "from {nothing:?}");
+    }
+    assert_eq!(past(stage, &topic("t.empty"), ReplayFrom::After(0)).await, [0; 0]);
+}
+
+pub async fn what_is_past_has_nothing_that_came_after_it_was_asked_for(stage: &Stage) {
+    let here = TenantId::default();
+    // Until one does not break off.
+    for attempt in 0.. {
+        let log = topic(&format!("t.{attempt}"));
+        publish_all(stage, &log, 0..3).await;
+        let asked = insist(|| stage.bus.past(&here, &log, ReplayFrom::After(0))).await.unwrap();
+        publish_all(stage, &log, 3..6).await;
+        let read: Result<BTreeSet<usize>> = asked.map_ok(|event| number(&event.envelope)).try_collect().await;
+        if let Ok(read) = read {
+            assert_eq!(read, (0..3).collect());
+            return;
+        }
+    }
+}
+
+pub async fn what_is_past_of_a_topic_where_nothing_comes_is_given_at_once(stage: &Stage) {
+    // A bus that waits to see whether more comes waits each time; a busy machine does not.
+    const AT_ONCE: Duration = Duration::from_millis(200);
+    let (full, empty) = (topic("full"), topic("empty"));
+    publish_all(stage, &full, 0..3).await;
+    for (log, from, there) in [
+        (&full, ReplayFrom::After(0), 3),
+        (&full, ReplayFrom::Time(Timestamp::from_millis(0)), 3),
+        (&full, ReplayFrom::After(u64::from(u32::MAX)), 0),
+        (&empty, ReplayFrom::After(0), 0),
+    ] {
+        let mut quickest = Duration::MAX;
+        for _ in 0..10 {
+            let start = Instant::now();
+            assert_eq!(past(stage, log, from).await.len(), there);
+            quickest = quickest.min(start.elapsed());
+        }
+        assert!(quickest < AT_ONCE, "{there} events from {from:?} took {quickest:?} at best");
+    }
+}
+
+pub async fn large_events_are_replayed_however_many_they_are(stage: &Stage) {
+    const BYTES: usize = 480 * 1024;
+    // Together more than any engine reads at once.
+    const EVENTS: usize = 20;
+    let (bus, log) = (&stage.bus, topic("t"));
+    let large = |i: usize| Envelope { headers: vec![], ..envelope("a", format!("{}{i}", "0".repeat(BYTES))) };
+    for i in 0..EVENTS {
+        publish(bus, &log, &i.to_string(), large(i)).await;
+    }
+    let mut follower = Follower::of(bus, &TenantId::default(), &log, ReplayFrom::After(0));
+    assert_eq!(follower.numbers_up_to(EVENTS - 1).await, (0..EVENTS).collect::<Vec<_>>());
+    assert_eq!(past(stage, &log, ReplayFrom::After(0)).await, (0..EVENTS).collect::<Vec<_>>());
 }
 
 pub async fn a_reader_can_ask_how_the_log_stands(stage: &Stage) {
