@@ -82,7 +82,7 @@ impl Bus for Embedded {
         envelope: Envelope,
     ) -> Result<Published> {
         let duplicate_id = key.map(|key| wire::duplicate_id(tenant, topic, &envelope.principal, key));
-        let bytes = wire::encode(&envelope)?;
+        let bytes = wire::encode(envelope)?;
         let appended = self.log().await?.append(tenant, topic, duplicate_id, bytes).await?;
         Ok(Published { sequence: appended.sequence, durability: Durability::Fsync, duplicate: appended.duplicate })
     }

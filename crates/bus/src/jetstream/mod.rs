@@ -9,6 +9,8 @@ mod follow;
 mod kept;
 mod link;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 
@@ -191,7 +193,7 @@ impl Inner {
     }
 
     /// To whoever listens on the subject now.
-    async fn say(&self, subject: String, envelope: &Envelope) -> Result<()> {
+    async fn say(&self, subject: String, envelope: Envelope) -> Result<()> {
         let bytes = wire::encode(envelope)?;
         let (connection, _) = self.connection().await?;
         let sent = connection.link.client().publish(subject, bytes);
@@ -251,7 +253,7 @@ impl Inner {
 #[async_trait]
 impl Bus for JetStream {
     async fn hint(&self, subject: Subject, envelope: Envelope) -> Result<()> {
-        self.0.say(wire::hint_subject(subject), &envelope).await
+        self.0.say(wire::hint_subject(subject), envelope).await
     }
 
     async fn hints(&self, subject: Subject) -> Result<BoxStream<'static, Hint>> {
@@ -259,7 +261,7 @@ impl Bus for JetStream {
     }
 
     async fn tell(&self, node: &NodeName, envelope: Envelope) -> Result<()> {
-        self.0.say(wire::node_subject(node), &envelope).await
+        self.0.say(wire::node_subject(node), envelope).await
     }
 
     async fn told(&self, node: &NodeName) -> Result<BoxStream<'static, Envelope>> {
@@ -275,7 +277,7 @@ impl Bus for JetStream {
     ) -> Result<Published> {
         let (partition, subject) = wire::place(tenant, topic);
         let id = key.map(|key| hex::encode(wire::duplicate_id(tenant, topic, &envelope.principal, key)));
-        let bytes = wire::encode(&envelope)?;
+        let bytes = wire::encode(envelope)?;
         let (connection, mut life) = self.0.connection().await?;
         let message = || {
             let message = PublishMessage::build().payload(bytes.clone());
