@@ -37,8 +37,9 @@ impl Announcer {
         (Self { clock, queue }, Outlet(outlet))
     }
 
+    /// Without the address that its mail is brought to: it may hold a secret, and who listens may tell others.
     pub(crate) fn record(&self, call: &Call, subject: Subject, agent: &Agent) {
-        match serde_json::to_vec(agent) {
+        match serde_json::to_vec(&Agent { webhook_url: None, ..agent.clone() }) {
             Ok(payload) => self.of_call(call, subject, &agent.tenant, agent.version, payload.into()),
             Err(error) => tracing::warn!(%error, agent_id = %agent.agent_id, "an agent could not be put into a hint"),
         }

@@ -14,6 +14,7 @@ use guildhall_domain::{
 };
 use guildhall_guard::{ExposeSecret, Operation, Secret, Target, webhook};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use crate::{keys, presence::Said, service::Registry};
 
@@ -78,7 +79,9 @@ impl Registry {
             outcome: Outcome::Done,
             body: json!({
                 "name": new.name, "capabilities": new.capabilities, "roles": new.roles, "pool": new.pool,
-                "delivery": new.delivery, "webhook_url": new.webhook_url,
+                "delivery": new.delivery,
+                // Its hash: the address may hold a secret, and whoever has it can prove that this was it.
+                "webhook_url_sha256": new.webhook_url.as_ref().map(|url| hex::encode(Sha256::digest(url))),
             }),
         };
         let StoredAgent { agent, created } =

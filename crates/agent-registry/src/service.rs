@@ -62,12 +62,14 @@ impl AgentRegistry for Registry {
 
     async fn list(&self, call: &Call, query: AgentQuery) -> Result<AgentPage> {
         self.allow_in_tenant(call, Operation::ListAgents)?;
-        self.roster.list(&call.principal.tenant, &query).await
+        let page = self.roster.list(&call.principal.tenant, &query).await?;
+        Ok(self.page_shown_to(call, page))
     }
 
     async fn get(&self, call: &Call, agent: &AgentId) -> Result<Arc<Agent>> {
         self.allow_for(call, Operation::GetAgent, agent)?;
-        self.roster.get(&call.principal.tenant, agent).await?.ok_or_else(|| no_such_agent(agent))
+        let found = self.roster.get(&call.principal.tenant, agent).await?.ok_or_else(|| no_such_agent(agent))?;
+        Ok(self.shown_to(call, found))
     }
 
     async fn remove(&self, call: &Call, agent: &AgentId) -> Result<()> {
@@ -271,6 +273,23 @@ impl Registry {
         beats.iter().try_for_each(|beat| self.allow_for(call, Operation::Heartbeat, &beat.agent_id))
     }
 
+    /// Whoever may change where an agent's mail is brought may see it, and nobody else: the address may hold a secret.
+    fn shown_to(&self, call: &Call, agent: Arc<Agent>) -> Arc<Agent> {
+        if agent.webhook_url.is_none() || self.allow_for(call, Operation::RegisterAgent, &agent.agent_id).is_ok() {
+            return agent;
+        }
+        Arc::new(Agent { webhook_url: None, ..Arc::unwrap_or_clone(agent) })
+    }
+
+    /// Most pages are handed out as they are kept.
+    fn page_shown_to(&self, call: &Call, page: AgentPage) -> AgentPage {
+        let may_see_all = self.allow_in_tenant(call, Operation::RegisterAgent).is_ok();
+        if may_see_all || page.agents.iter().all(|agent| agent.webhook_url.is_none()) {
+            return page;
+        }
+        AgentPage { agents: page.agents.iter().map(|agent| self.shown_to(call, agent.clone())).collect(), ..page }
+    }
+
     async fn edit(&self, call: &Call, agent: &AgentId, act: &str, edit: AgentEdit, body: Value) -> Result<Arc<Agent>> {
         let tenant = &call.principal.tenant;
         let audit = self.entry(call, act, target(agent), body);
@@ -280,7 +299,7 @@ impl Registry {
         self.roster.committed(AgentChange::Present(edited.clone())).await;
         let shown = self.roster.known(tenant, agent).unwrap_or_else(|| Arc::new(edited));
         self.announcer.record(call, subject::CHANGED, &shown);
-        Ok(shown)
+        Ok(self.shown_to(call, shown))
     }
 
     fn entry(&self, call: &Call, act: &str, target: String, body: Value) -> AuditEntry {

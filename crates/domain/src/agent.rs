@@ -234,6 +234,7 @@ impl NewAgent {
 
     /// Refused whole, before any effect.
     pub fn check(&self) -> Result<()> {
+        self.agent_id.check_free()?;
         check_text("name", self.name.as_deref(), 256)?;
         check_text("session_id", self.session_id.as_deref(), 256)?;
         check_text("webhook_url", self.webhook_url.as_deref(), 2048)?;
@@ -349,6 +350,7 @@ mod tests {
     fn oversized_or_odd_fields_are_refused_before_any_effect() {
         let new = || NewAgent::named("a".parse().unwrap(), "A");
         assert!(new().check().is_ok());
+        assert!(NewAgent { agent_id: AgentId::hall(), ..new() }.check().is_err());
         assert!(NewAgent { name: Some("x".repeat(257)), ..new() }.check().is_err());
         assert!(NewAgent { name: Some("a\u{0}b".into()), ..new() }.check().is_err());
         assert!(NewAgent { pool: Some("p q".into()), ..new() }.check().is_err());

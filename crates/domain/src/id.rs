@@ -8,6 +8,9 @@ use crate::error::{Error, Result};
 
 /// Agents may not take the name that addresses everyone.
 pub const EVERYONE: &str = "ALL";
+/// Whom mail is from that no agent sent, such as an event that a person published. It is read as a sender; no agent
+/// may take it, or speak under it.
+pub const HALL: &str = "hall";
 
 macro_rules! checked_name {
     ($(#[$doc:meta])* $name:ident, $check:path) => {
@@ -67,6 +70,22 @@ checked_name! {
     AgentId, check_agent_id
 }
 
+impl AgentId {
+    pub fn hall() -> Self {
+        Self(HALL.into())
+    }
+
+    /// Whether an agent may be called so.
+    pub fn check_free(&self) -> Result<()> {
+        if self.as_str() == HALL {
+            return Err(Error::invalid(
+                "the agent id hall is reserved: mail that no agent sent comes from it; choose another id",
+            ));
+        }
+        Ok(())
+    }
+}
+
 checked_name! {
     /// A tenant's id: `[a-z0-9][a-z0-9-]{0,62}`. Nothing crosses a tenant.
     TenantId, check_tenant_id
@@ -123,6 +142,13 @@ mod tests {
         for good in ["a", "9", "A_b-C", "all", &"x".repeat(128)] {
             assert!(AgentId::new(good).is_ok(), "{good:?} was refused");
         }
+    }
+
+    #[test]
+    fn the_halls_own_name_is_read_as_a_sender_and_free_to_nobody() {
+        assert_eq!(AgentId::new("hall").unwrap(), AgentId::hall());
+        assert!(AgentId::hall().check_free().is_err());
+        assert!(AgentId::new("Hall").unwrap().check_free().is_ok());
     }
 
     #[test]

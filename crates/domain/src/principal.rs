@@ -90,18 +90,24 @@ impl Principal {
         self.has_role(roles::ADMIN)
     }
 
-    /// The agent that this principal is, if it is one.
+    /// The agent that this principal is, if it is one. Under the hall's own name nobody is.
     pub fn agent(&self) -> Option<AgentId> {
+        self.named_agent().filter(|agent| agent.check_free().is_ok())
+    }
+
+    fn named_agent(&self) -> Option<AgentId> {
         (self.kind == PrincipalKind::Agent).then(|| AgentId::new(&self.id).ok()).flatten()
     }
 
     /// The agent that speaks; an error that says how to name one when the caller is none.
     pub fn require_agent(&self) -> Result<AgentId> {
-        self.agent().ok_or_else(|| {
+        let agent = self.named_agent().ok_or_else(|| {
             Error::invalid(
                 "this call needs to know which agent makes it: use an agent's token, or in an open hall \
                  add ?agent=<agent_id> to the address or send the header X-Agent-Id",
             )
-        })
+        })?;
+        agent.check_free()?;
+        Ok(agent)
     }
 }

@@ -158,7 +158,7 @@ fn check(request: &TokenRequest) -> Result<()> {
         return Err(Error::invalid("the role hall belongs to the hall's own services and is never granted"));
     }
     match request.kind {
-        PrincipalKind::Agent => AgentId::new(&request.id).map(drop),
+        PrincipalKind::Agent => AgentId::new(&request.id)?.check_free(),
         PrincipalKind::Person | PrincipalKind::Service => {
             let id = &request.id;
             if id.is_empty() || id.len() > 256 || id.chars().any(char::is_control) {

@@ -218,6 +218,7 @@ fn what_must_not_be_in_a_token_is_not_signed() {
         assert_eq!(refused(request), ErrorCode::InvalidParams);
     }
     assert_eq!(refused(agent("not an id")), ErrorCode::InvalidParams);
+    assert_eq!(refused(agent("hall")), ErrorCode::InvalidParams);
     assert_eq!(refused(TokenRequest { kind: PrincipalKind::Person, ..agent("") }), ErrorCode::InvalidParams);
     for ttl in [Duration::ZERO, Duration::from_millis(999), Duration::from_secs(u64::MAX)] {
         assert_eq!(refused(TokenRequest { ttl: Some(ttl), ..agent("a") }), ErrorCode::InvalidParams);

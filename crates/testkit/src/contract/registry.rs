@@ -109,6 +109,7 @@ macro_rules! registry_contract {
                 nothing_of_one_tenant_is_seen_from_another
                 a_removed_agent_is_gone_from_every_replica
                 bad_input_is_refused_whole
+                where_mail_is_brought_is_shown_to_the_agent_itself_and_to_administrators_alone
                 who_wants_webhooks_says_where_and_has_a_secret_of_its_own
                 changes_are_announced_with_the_record
             }

@@ -10,9 +10,6 @@ use serde::Serialize;
 
 use crate::desk::Desk;
 
-/// Whom an event is from that no agent published: mail has agents for senders. The letter names the publisher.
-const NO_AGENT: &str = "hall";
-
 #[derive(Serialize)]
 struct Letter<'e> {
     topic: &'e str,
@@ -46,6 +43,7 @@ pub(super) fn letter(
         kind: kind::EVENT.to_owned(),
         ..NewMessage::new(Recipient::Topic(event.topic.clone()), Body::from_value(&letter)?)
     };
-    let from = agent.map_or_else(|| AgentId::new(NO_AGENT), Ok)?;
+    // Mail has agents for senders; the letter names a publisher that is none.
+    let from = agent.unwrap_or_else(AgentId::hall);
     Ok(desk.outgoing(publisher, from, message, Addressees::Many(to), None, now))
 }

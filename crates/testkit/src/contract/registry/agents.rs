@@ -4,8 +4,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 use futures::StreamExt;
 use guildhall_domain::{
-    AgentQuery, Call, Clock, ErrorCode, NewAgent, Presence, PublicKey,
+    Agent, AgentQuery, Call, Clock, ErrorCode, NewAgent, Presence, PublicKey,
     agent::{Delivery, METADATA_MAX_BYTES, PAGE_DEFAULT, subject},
+    audit::AuditQuery,
     ports::{
         agent_registry::RegistrationRight,
         bus::{Hint, Subject},
@@ -202,6 +203,7 @@ pub async fn bad_input_is_refused_whole(stage: &Stage) {
             ErrorCode::InvalidParams,
         ),
         (NewAgent { roles: Some(BTreeSet::from(["hall".into()])), ..named("bad") }, ErrorCode::InvalidParams),
+        (named("hall"), ErrorCode::InvalidParams),
     ] {
         refused(stage.register(&admin(), &new).await, code);
     }
@@ -255,6 +257,43 @@ async fn listen(stage: &Stage, subject: Subject) -> Hints {
 
 async fn next(hints: &mut Hints) -> Hint {
     tokio::time::timeout(Duration::from_secs(10), hints.next()).await.expect("a hint within 10 s").expect("a hint")
+}
+
+pub async fn where_mail_is_brought_is_shown_to_the_agent_itself_and_to_administrators_alone(stage: &Stage) {
+    let secret = "https://agent.example.org/mail?key=hush";
+    let hooked = |name| NewAgent {
+        delivery: Some(Delivery::Webhook),
+        webhook_url: Some(secret.to_owned()),
+        roles: Some(BTreeSet::from(["agent".to_owned()])),
+        ..named(name)
+    };
+    stage.register(&admin(), &hooked("own")).await.unwrap();
+    stage.register(&admin(), &hooked("other")).await.unwrap();
+    for (caller, sees) in [
+        (admin(), [true, true]),
+        (by_itself("own"), [true, false]),
+        (by_itself("other"), [false, true]),
+        (by_itself("third"), [false, false]),
+        (hall(), [true, true]),
+    ] {
+        let shown = |agent: &Agent| agent.webhook_url.as_deref() == Some(secret);
+        for (name, sees) in [("own", sees[0]), ("other", sees[1])] {
+            let got = insist(|| async { stage.there.get(&caller, &id(name)).await }).await.unwrap();
+            assert_eq!((shown(&got), got.webhook_url.is_some()), (sees, sees), "{:?} got {name}", caller.principal.id);
+        }
+        for query in [AgentQuery::default(), AgentQuery { role: Some("agent".into()), ..AgentQuery::default() }] {
+            let both = || async {
+                Ok(Some(stage.here.list(&caller, query.clone()).await?).filter(|page| page.total == 2))
+            };
+            let page = stage.finds("both of them in the list", both).await;
+            let listed: Vec<_> = page.agents.iter().map(|agent| (agent.agent_id.as_str(), shown(agent))).collect();
+            assert_eq!(listed, [("other", sees[1]), ("own", sees[0])], "{:?} listed", caller.principal.id);
+        }
+    }
+    let acts = || async { stage.here.audit(&admin(), AuditQuery { limit: 100, ..AuditQuery::default() }).await };
+    let acts = insist(acts).await.unwrap();
+    assert!(acts.iter().any(|record| record.act == "agent.register"), "{acts:?}");
+    assert!(!format!("{acts:?}").contains("hush"), "{acts:?}");
 }
 
 pub async fn who_wants_webhooks_says_where_and_has_a_secret_of_its_own(stage: &Stage) {
