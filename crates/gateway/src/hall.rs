@@ -16,7 +16,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokio::sync::broadcast;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{heartbeats::Heartbeats, identity::Identity, limits::Limits, tools::ToolRouter, unread::UnreadCounts};
+use crate::{
+    heartbeats::Heartbeats, identity::Identity, limits::Limits, pace::Pace, socket, tools::ToolRouter,
+    unread::UnreadCounts,
+};
 
 /// An agent's record or presence has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +54,7 @@ pub(crate) struct Hall {
     pub(crate) tools: ToolRouter,
     /// Silence after which a session of an old client is over.
     pub(crate) session_idle: Duration,
+    pub(crate) pace: Pace,
     /// Takes tool calls for the audit chain, behind the answer.
     pub(crate) recorder: Recorder,
     pub(crate) agents_changed: broadcast::Sender<AgentChanged>,
@@ -89,8 +93,9 @@ struct AboutMail {
     mailboxes: Vec<Mailbox>,
 }
 
-/// Turns hints of the bus into changes, and goes on when the bus was away.
-pub(crate) async fn follow_changes(hall: Arc<Hall>, stop: CancellationToken) {
+/// Turns hints of the bus into changes, and goes on when the bus was away. Live sockets hear of mail first, and without
+/// a task in between: somebody waits for it.
+pub(crate) async fn follow_changes(hall: Arc<Hall>, sockets: Arc<socket::Door>, stop: CancellationToken) {
     let agents = |subject| {
         let hall = hall.clone();
         async move {
@@ -103,6 +108,7 @@ pub(crate) async fn follow_changes(hall: Arc<Hall>, stop: CancellationToken) {
     };
     let mail = follow(&*hall.bus, mail::subject::WAITING, |tenant, about: AboutMail| {
         let waiting = MailWaiting { tenant, mailboxes: about.mailboxes.into() };
+        sockets.hear_of_mail(&waiting);
         hall.unread.hear(&waiting);
         let _ = hall.mail_waiting.send(waiting);
     });

@@ -22,6 +22,7 @@ mod letter;
 mod limits;
 mod mail;
 mod mcp;
+mod pace;
 mod requests;
 mod resources;
 mod rest;
@@ -51,7 +52,7 @@ use guildhall_runtime::{Health, Metrics, admin};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub use self::{door::Admission, identity::AuthMode};
+pub use self::{door::Admission, identity::AuthMode, pace::Pace};
 use self::{
     error::Refusal,
     hall::Hall,
@@ -101,6 +102,10 @@ impl Gateway {
     /// `stop`: the gateway is to stop; it lets answers finish and ends its streams. `drained`: its listeners have
     /// served their last request, so that what was gathered on the way can be sent on.
     pub fn new(options: Options, stop: &CancellationToken, drained: &CancellationToken) -> Self {
+        Self::with_pace(options, Pace::default(), stop, drained)
+    }
+
+    pub fn with_pace(options: Options, pace: Pace, stop: &CancellationToken, drained: &CancellationToken) -> Self {
         let Options {
             registry,
             mail,
@@ -139,6 +144,7 @@ impl Gateway {
             heartbeats: heartbeats.clone(),
             tools: ToolRouter::of_the_hall(),
             session_idle,
+            pace,
             recorder,
             agents_changed: hall::changes(),
             mail_waiting: hall::changes(),
@@ -151,7 +157,7 @@ impl Gateway {
 
         let router = rest::router(hall.clone())
             .merge(mcp::router(mcp.clone()))
-            .merge(socket::router(sockets))
+            .merge(socket::router(sockets.clone()))
             .merge(public(access.clone(), clock, health, metrics))
             .layer(middleware::from_fn_with_state(identity, identity::layer))
             .layer(middleware::from_fn_with_state(Arc::new(admission), door::admit))
@@ -162,7 +168,7 @@ impl Gateway {
             ("gateway.access", Box::pin(access.keep_fresh(drained.clone()))),
             ("gateway.heartbeats", Box::pin(heartbeats.keep_flushing(drained.clone()))),
             ("gateway.fellows", Box::pin(mcp.clone().heed_fellows(bus, stop.clone()))),
-            ("gateway.changes", Box::pin(hall::follow_changes(hall, stop.clone()))),
+            ("gateway.changes", Box::pin(hall::follow_changes(hall, sockets.clone(), stop.clone()))),
             ("gateway.sessions", Box::pin(mcp.tend(stop.clone()))),
             ("gateway.settlings", Box::pin(hall::settle_last(settlings, drained.clone()))),
             ("gateway.audit", Box::pin(recording.run(to_registry, drained.clone().cancelled_owned()))),

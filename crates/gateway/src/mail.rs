@@ -18,8 +18,8 @@ use crate::{hall::Hall, letter::Letter};
 
 /// How long a caller may wait for mail: within what proxies let a connection be quiet.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(30);
-/// Why a message was handed back.
-const REASON_MAX_BYTES: usize = 1024;
+/// Why a message was handed back; the port's own bound.
+const REASON_MAX_BYTES: usize = 512;
 
 /// What a sender holds once its message is as safe as `durability` says.
 #[derive(Serialize, JsonSchema, ToSchema)]
@@ -54,13 +54,14 @@ pub(crate) fn wait(wait_ms: Option<u64>) -> Result<Duration> {
     Ok(wait)
 }
 
+/// Within the bounds of the port: on a socket it goes there together with others, which it must not take along.
 pub(crate) fn nack(delay_ms: Option<u64>, reason: Option<String>) -> Result<Verdict> {
     let delay = delay_ms.map(Duration::from_millis);
     if delay.is_some_and(|delay| delay > NACK_DELAY_MAX) {
         return Err(Error::invalid(format!("delay_ms is 0 to {}", NACK_DELAY_MAX.as_millis())));
     }
-    if reason.as_ref().is_some_and(|reason| reason.len() > REASON_MAX_BYTES) {
-        return Err(Error::invalid(format!("reason is at most {REASON_MAX_BYTES} bytes")));
+    if reason.as_ref().is_some_and(|reason| reason.len() > REASON_MAX_BYTES || reason.chars().any(char::is_control)) {
+        return Err(Error::invalid(format!("reason is at most {REASON_MAX_BYTES} bytes, without control characters")));
     }
     Ok(Verdict::Nack { delay, reason })
 }

@@ -37,8 +37,6 @@ type Result<T> = std::result::Result<T, Refusal>;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Events that a reader may be behind; at 64 KiB each, what one slow reader can cost.
 const BEHIND_MAX: usize = 32;
-/// A reader that takes nothing for so long is cut; it resumes from where it was.
-const READ_WITHIN: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -184,8 +182,10 @@ pub(super) async fn stream(
             }
         };
         let read = async {
+            // A reader that takes nothing for so long is cut off; it resumes from where it was.
+            let reads_within = hall.pace.reads_within;
             while let Some(event) = events.next().await {
-                if ready.send_timeout(frame(&event), READ_WITHIN).await.is_err() {
+                if ready.send_timeout(frame(&event), reads_within).await.is_err() {
                     break;
                 }
             }

@@ -8,23 +8,16 @@ use std::{
 use axum::{
     extract::{
         Path, State,
-        ws::{CloseFrame, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
+        ws::{WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
     },
     http::StatusCode,
     response::{IntoResponse as _, Response},
 };
 use guildhall_domain::{AgentId, Error, Result};
 use guildhall_guard::{Operation, Target};
+use tokio::task::JoinHandle;
 
-use super::{
-    Door,
-    cut::Cut,
-    frame::{FRAME_MAX_BYTES, Reference},
-    outbox::Outbox,
-    pump,
-    sockets::Socket,
-    streams, tell,
-};
+use super::{Door, cut::Cut, frame::FRAME_MAX_BYTES, outbox::Outbox, pump, sockets::Socket, streams};
 use crate::{error::Refusal, identity::Caller};
 
 /// What a client may offer as a protocol beside its token, and is answered with.
@@ -35,8 +28,6 @@ const READ_BUFFER_BYTES: usize = 2 * 1024;
 const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 /// The largest frame that the hall writes is a message of 768 KiB with what is around it.
 const WRITE_BUFFER_MAX_BYTES: usize = 2 * 1024 * 1024;
-/// "Try again later".
-const TRY_AGAIN: u16 = 1013;
 
 pub(super) async fn enter(
     State(door): State<Arc<Door>>,
@@ -54,12 +45,10 @@ pub(super) async fn enter(
         hall.policy.authorize(&caller.principal, operation, Target::Agent(&agent))?;
     }
     let Ok(upgrade) = upgrade else { return Ok(not_a_socket()) };
-    door.sockets.check_room(&caller.principal.tenant, &agent)?;
     let record = hall.registry.get(&caller.call(), &agent).await?;
     if let Some(reason) = &record.paused {
         return Err(Error::denied(format!("an administrator paused this agent: {reason}")).into());
     }
-    let pool = record.pool.clone();
     let upgrade = upgrade
         .max_frame_size(FRAME_MAX_BYTES)
         .max_message_size(FRAME_MAX_BYTES)
@@ -67,10 +56,8 @@ pub(super) async fn enter(
         .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_write_buffer_size(WRITE_BUFFER_MAX_BYTES)
         .protocols([PROTOCOL]);
-    Ok(upgrade.on_upgrade(move |web_socket| {
-        let life = door.clone().live(web_socket, caller, agent, pool);
-        door.running.track_future(life)
-    }))
+    let entered = Entered::new(door.clone(), caller, agent, record.pool.clone())?;
+    Ok(upgrade.on_upgrade(move |web_socket| door.running.track_future(entered.live(web_socket))))
 }
 
 fn not_a_socket() -> Response {
@@ -80,18 +67,26 @@ fn not_a_socket() -> Response {
     response
 }
 
-impl Door {
-    async fn live(self: Arc<Self>, mut web_socket: WebSocket, caller: Caller, agent: AgentId, pool: Option<String>) {
+/// A socket that is counted as here: before its client can know of it, so that its client misses nothing that comes
+/// afterwards. Dropped, it leaves, whether its connection has ended or never came up.
+struct Entered {
+    door: Arc<Door>,
+    socket: Arc<Socket>,
+    said_opened: Option<JoinHandle<()>>,
+}
+
+impl Entered {
+    fn new(door: Arc<Door>, caller: Caller, agent: AgentId, pool: Option<String>) -> Result<Self> {
         let tenant = caller.principal.tenant.clone();
         let sees_agents =
-            self.hall.policy.authorize(&caller.principal, Operation::ListAgents, Target::Tenant(&tenant)).is_ok();
+            door.hall.policy.authorize(&caller.principal, Operation::ListAgents, Target::Tenant(&tenant)).is_ok();
         let socket = Arc::new(Socket {
-            id: self.sockets.number(),
+            id: door.sockets.number(),
             tenant,
             agent,
             caller,
             opened: Instant::now(),
-            opened_at: self.hall.clock.now(),
+            opened_at: door.hall.clock.now(),
             sees_agents,
             outbox: Outbox::new(),
             errands: Default::default(),
@@ -100,27 +95,24 @@ impl Door {
             told_of_agents: Default::default(),
             unanswered_pings: Default::default(),
         });
-        match self.sockets.insert(socket.clone(), pool) {
-            Ok(None) => {}
-            Ok(Some(before)) => self.hand_over(&before),
-            // The place was taken between the answer and the upgrade.
-            Err(error) => {
-                let text = tell::error(&Reference::default(), &error);
-                let close = CloseFrame { code: TRY_AGAIN, reason: error.code.as_str().into() };
-                return pump::last_words(&mut web_socket, text, close).await;
-            }
+        if let Some(before) = door.sockets.insert(socket.clone(), pool)? {
+            door.hand_over(&before);
         }
-        socket.told_of_agents.store(self.presence.listen(&socket.tenant), Ordering::Relaxed);
-        if self.hall.stopping.is_cancelled() {
+        socket.told_of_agents.store(door.presence.listen(&socket.tenant), Ordering::Relaxed);
+        if door.hall.stopping.is_cancelled() {
             socket.outbox.cut(Cut::Stopping);
         }
-        let (door, opened) = (self.clone(), socket.clone());
-        let said_opened = self.running.spawn(async move { door.say_opened(&opened).await });
-        self.wake(&socket);
-        let cut = pump::run(&self, &mut web_socket, &socket).await;
-        // That it is closed must not be heard before that it was opened. A panic there would be a lost hint.
-        let _ = said_opened.await;
-        self.leave(&socket).await;
+        let (sayer, opened) = (door.clone(), socket.clone());
+        let said_opened = door.running.spawn(async move { sayer.say_opened(&opened).await });
+        Ok(Self { door, socket, said_opened: Some(said_opened) })
+    }
+
+    async fn live(mut self, mut web_socket: WebSocket) {
+        self.door.wake(&self.socket);
+        let cut = pump::run(&self.door, &mut web_socket, &self.socket).await;
+        if let Some(left) = self.leave() {
+            left.await;
+        }
         if let Some(cut) = cut {
             metrics::counter!("guildhall_sockets_cut_total", "reason" => cut.as_str()).increment(1);
             let (text, close) = cut.farewell();
@@ -128,6 +120,29 @@ impl Door {
         }
     }
 
+    /// `None` when it has left.
+    fn leave(&mut self) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let said_opened = self.said_opened.take()?;
+        let (door, socket) = (self.door.clone(), self.socket.clone());
+        Some(async move {
+            // That it is closed must not be heard before that it was opened. A panic there would be a lost hint.
+            let _ = said_opened.await;
+            door.leave(&socket).await;
+        })
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if tokio::runtime::Handle::try_current().is_ok()
+            && let Some(left) = self.leave()
+        {
+            self.door.running.spawn(left);
+        }
+    }
+}
+
+impl Door {
     /// Everything that was for this socket finds another, or waits for the agent's next one.
     async fn leave(self: &Arc<Self>, socket: &Arc<Socket>) {
         let is_newest = self.sockets.has_mail(socket);

@@ -44,10 +44,8 @@ const FOR_SOCKETS: (&str, &str) = ("for", "sockets");
 /// What may wait for a slow bus, at most 64 KiB each; more ends the streams that it belongs to.
 const POST_BOUND: usize = 1_024;
 const TELL_WITHIN: Duration = Duration::from_secs(2);
-/// How often a gateway says that it is there.
-const HERE_EVERY: Duration = Duration::from_secs(5);
-/// Silence after which a gateway is taken for gone.
-pub(super) const GONE_AFTER: Duration = Duration::from_secs(15);
+/// Times that a gateway may miss to say that it is there before it is taken for gone.
+const MISSED_MAX: u32 = 3;
 /// How long the answer to a question may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// Two sockets opened within this time are ordered by their gateways' clocks; otherwise the one heard of last is newer.
@@ -85,12 +83,13 @@ pub(super) struct Fellows {
     questions: Mutex<HashMap<u64, oneshot::Sender<SocketAt>>>,
     next_question: AtomicU64,
     since: Instant,
+    here_every: Duration,
 }
 
 pub(super) type Outgoing = mpsc::Receiver<(NodeName, Envelope)>;
 
 impl Fellows {
-    pub(super) fn new() -> (Self, Outgoing) {
+    pub(super) fn new(here_every: Duration) -> (Self, Outgoing) {
         let (post, outgoing) = mpsc::channel(POST_BOUND);
         let fellows = Self {
             post,
@@ -98,6 +97,7 @@ impl Fellows {
             questions: Mutex::default(),
             next_question: AtomicU64::new(0),
             since: Instant::now(),
+            here_every,
         };
         (fellows, outgoing)
     }
@@ -107,16 +107,16 @@ impl Fellows {
     }
 
     pub(super) fn is_gone(&self, node: &NodeName) -> bool {
-        self.heard.lock().get(node).is_none_or(|at| at.elapsed() >= GONE_AFTER)
+        self.heard.lock().get(node).is_none_or(|at| at.elapsed() >= self.here_every * MISSED_MAX)
     }
 
     /// Certain only once a gateway had the time to hear the others.
     fn is_alone(&self) -> bool {
-        self.heard.lock().is_empty() && self.since.elapsed() >= HERE_EVERY * 2
+        self.heard.lock().is_empty() && self.since.elapsed() >= self.here_every * 2
     }
 
     fn forget_gone(&self) {
-        self.heard.lock().retain(|_, at| at.elapsed() < GONE_AFTER);
+        self.heard.lock().retain(|_, at| at.elapsed() < self.here_every * MISSED_MAX);
     }
 }
 
@@ -251,7 +251,7 @@ impl Door {
             self.hint(subject::HERE, &TenantId::default(), &self.hall.node).await;
             self.fellows.forget_gone();
             self.keep_streams_alive();
-            tokio::time::sleep(HERE_EVERY).await;
+            tokio::time::sleep(self.hall.pace.here_every).await;
         }
     }
 

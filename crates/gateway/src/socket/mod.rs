@@ -23,6 +23,7 @@ mod streams;
 mod tell;
 mod tend;
 mod topics;
+mod window;
 
 use std::{sync::Arc, time::Duration};
 
@@ -62,7 +63,7 @@ impl Door {
         stop: &CancellationToken,
         drained: &CancellationToken,
     ) -> (Arc<Self>, Vec<Task>) {
-        let (fellows, outgoing): (Fellows, Outgoing) = Fellows::new();
+        let (fellows, outgoing): (Fellows, Outgoing) = Fellows::new(hall.pace.here_every);
         let door = Arc::new(Self {
             hall,
             sockets: Sockets::new(max_sockets),
@@ -73,7 +74,6 @@ impl Door {
         });
         let tasks: Vec<Task> = vec![
             ("gateway.sockets", Box::pin(door.clone().close_all())),
-            ("gateway.sockets.mail", Box::pin(door.clone().heed_mail(stop.clone()))),
             ("gateway.sockets.sweep", Box::pin(door.clone().sweep(stop.clone()))),
             ("gateway.sockets.tend", Box::pin(door.clone().tend(stop.clone()))),
             ("gateway.sockets.agents", Box::pin(door.clone().heed_agents(stop.clone()))),

@@ -21,8 +21,6 @@ const ROOMY_BYTES: usize = 1024 * 1024;
 /// client that reads now and then stay below.
 const FRAMES_MAX: usize = 4 * 1024;
 const BYTES_MAX: usize = 8 * 1024 * 1024;
-/// A client that takes nothing for so long does not read.
-const STALLED_AFTER: Duration = Duration::from_secs(30);
 /// A queue that once was long is not kept long.
 const KEPT_CAPACITY: usize = 16;
 
@@ -87,10 +85,10 @@ impl Outbox {
         self.waiting.lock().cut.clone()
     }
 
-    /// Cuts off a client that does not read.
-    pub(super) fn check_moving(&self) {
+    /// Cuts off a client that takes nothing for so long.
+    pub(super) fn check_moving(&self, reads_within: Duration) {
         let waiting = self.waiting.lock();
-        if !waiting.frames.is_empty() && waiting.moved.elapsed() >= STALLED_AFTER {
+        if !waiting.frames.is_empty() && waiting.moved.elapsed() >= reads_within {
             drop(waiting);
             self.cut(Cut::Slow);
         }

@@ -22,11 +22,11 @@ use super::{
     cut::Cut,
     errands::Errand,
     frame::{self, Ack, Heard, Heartbeat, Nack, Reference, Renew, Said, Unsubscribe},
-    mail::nack,
     outbox::Next,
     sockets::Socket,
     tell,
 };
+use crate::mail;
 
 /// Frames that do not fit, in a row, before the socket ends.
 const NONSENSE_MAX: u32 = 20;
@@ -185,7 +185,7 @@ impl Door {
             Said::Renew(Renew { message_id, lease, .. }) => {
                 return self.settle(socket, Some(reference), Settling { message_id, lease, verdict: Verdict::Renew });
             }
-            Said::Nack(Nack { message_id, lease, delay_ms, reason, .. }) => match nack(delay_ms, reason) {
+            Said::Nack(Nack { message_id, lease, delay_ms, reason, .. }) => match mail::nack(delay_ms, reason) {
                 Ok(verdict) => {
                     return self.settle(socket, Some(reference), Settling { message_id, lease, verdict });
                 }

@@ -16,7 +16,7 @@ use guildhall_domain::{AgentId, Error, ErrorCode, Result, TenantId, Timestamp, p
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{errands::Errands, mail::Window, outbox::Outbox, topics::Subscriptions};
+use super::{errands::Errands, outbox::Outbox, topics::Subscriptions, window::Window};
 use crate::identity::Caller;
 
 /// Sockets of one agent on one gateway.
@@ -99,11 +99,6 @@ impl Sockets {
 
     pub(super) fn number(&self) -> SocketId {
         SocketId(self.next.fetch_add(1, Ordering::Relaxed))
-    }
-
-    /// Whether one more may be opened; said before the upgrade, as an answer that any client can read.
-    pub(super) fn check_room(&self, tenant: &TenantId, agent: &AgentId) -> Result<()> {
-        self.table.lock().check_room(self.max, tenant, agent)
     }
 
     /// From now on it gets its agent's mail. Gives the one that got it before, if that is here.

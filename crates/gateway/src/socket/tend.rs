@@ -9,13 +9,12 @@ use std::{
 
 use futures::StreamExt as _;
 use guildhall_domain::{AgentId, Call, Principal, TenantId, mail::Mailbox};
-use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 use super::{Door, cut::Cut, sockets::Socket};
-use crate::{hall::MailWaiting, identity::LOOK_AGAIN};
+use crate::hall::MailWaiting;
 
-/// In walks of [`LOOK_AGAIN`]: 20 s.
+/// In walks: 20 s at the usual pace.
 const PING_EVERY: u64 = 20;
 /// Pings without an answer before a client counts as gone.
 const PINGS_UNANSWERED_MAX: u8 = 2;
@@ -34,7 +33,7 @@ impl Door {
         let mut walk = 0_u64;
         loop {
             tokio::select! {
-                () = tokio::time::sleep(LOOK_AGAIN) => {}
+                () = tokio::time::sleep(self.hall.pace.walk) => {}
                 () = stop.cancelled() => return,
             }
             walk += 1;
@@ -45,7 +44,7 @@ impl Door {
                 if (socket.id.0 + walk).is_multiple_of(PING_EVERY) {
                     ping(socket);
                 }
-                socket.outbox.check_moving();
+                socket.outbox.check_moving(self.hall.pace.reads_within);
                 if socket.unanswered_pings.load(Ordering::Relaxed) < PINGS_UNANSWERED_MAX {
                     self.tend_leases(socket, now);
                 }
@@ -65,23 +64,8 @@ impl Door {
         futures::stream::iter(sockets).for_each_concurrent(SIDE_BY_SIDE, look).await;
     }
 
-    /// Hears where mail waits.
-    pub(super) async fn heed_mail(self: Arc<Self>, stop: CancellationToken) {
-        let mut waiting = self.hall.mail_waiting.subscribe();
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                heard = waiting.recv() => match heard {
-                    Ok(waiting) => self.heed_waiting(&waiting),
-                    // The sweep finds what was missed.
-                    Err(RecvError::Lagged(_)) => {}
-                    Err(RecvError::Closed) => return,
-                }
-            }
-        }
-    }
-
-    fn heed_waiting(self: &Arc<Self>, MailWaiting { tenant, mailboxes }: &MailWaiting) {
+    /// Wakes those for whom mail waits. The sweep finds what nobody heard of.
+    pub(crate) fn hear_of_mail(self: &Arc<Self>, MailWaiting { tenant, mailboxes }: &MailWaiting) {
         for mailbox in &**mailboxes {
             match mailbox {
                 Mailbox::Agent(agent) => {

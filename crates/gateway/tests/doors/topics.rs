@@ -1,10 +1,13 @@
 //! Publishing, reading what was and what comes, schemas and subscribers.
 
+use std::time::Duration;
+
 use futures::StreamExt as _;
-use guildhall_gateway::AuthMode;
+use guildhall_gateway::{AuthMode, Pace};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sse_stream::{Sse, SseStream};
+use tokio::io::AsyncReadExt as _;
 
 use crate::{
     client::{Client, PATIENCE, failure, structured},
@@ -105,6 +108,51 @@ async fn a_stream_goes_on_after_the_event_that_its_reader_saw_last() {
     gate.stop.cancel();
     let ends = async { while resumed.next().await.is_some() {} };
     tokio::time::timeout(PATIENCE, ends).await.expect("a stream ends when its gateway stops");
+}
+
+/// The sequences of whole frames of a stream.
+fn sequences(text: &[u8]) -> Vec<u64> {
+    let text = String::from_utf8_lossy(text);
+    text.lines().filter_map(|line| line.strip_prefix("id: ")?.trim().parse().ok()).collect()
+}
+
+#[tokio::test]
+async fn a_reader_that_reads_nothing_is_cut_off_and_resumes_without_a_gap() {
+    const EVENTS_SENT: usize = 120;
+    let stage = Stage::with(&["a"]).await;
+    let pace = Pace { reads_within: Duration::from_millis(200), ..Pace::default() };
+    let gate = stage.gateway_with(Terms { pace, ..Terms::default() }).await;
+    let a = Client::of(&gate, "a");
+    let mut slow = a.half_asked("GET", "/api/v1/topics/ci.done/stream?from=2026-01-01T00:00:00Z", "").await;
+    let mut beginning = vec![0; 1024];
+    let read = slow.read(&mut beginning).await.unwrap();
+    assert!(beginning[..read].starts_with(b"HTTP/1.1 200"));
+    let mut published = Vec::new();
+    for _ in 0..EVENTS_SENT {
+        let event = json!({"event": {"text": "x".repeat(60 * 1024)}});
+        published.push(a.post(EVENTS, event).await.ok()["sequence"].as_u64().unwrap());
+    }
+    // Many times its patience.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut got = Vec::new();
+    let whole = async {
+        let mut part = vec![0; 256 * 1024];
+        while !got.ends_with(b"0\r\n\r\n") {
+            let read = slow.read(&mut part).await.unwrap();
+            assert_ne!(read, 0, "the answer broke off");
+            got.extend_from_slice(&part[..read]);
+        }
+    };
+    tokio::time::timeout(PATIENCE, whole).await.expect("its stream goes on");
+    let seen = sequences(&got);
+    assert!((1..EVENTS_SENT).contains(&seen.len()), "{} events", seen.len());
+    let mut resumed = follow(&a, "", seen.last().copied()).await;
+    let mut all = seen;
+    while all.len() < EVENTS_SENT {
+        let next = tokio::time::timeout(PATIENCE, resumed.next()).await.expect("an event comes").unwrap();
+        all.push(next.id.unwrap().parse().unwrap());
+    }
+    assert_eq!(all, published);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::SinkExt as _;
 use guildhall_domain::{TenantId, access::Revocation, ports::hot::Rate};
-use guildhall_gateway::AuthMode;
+use guildhall_gateway::{AuthMode, Pace};
 use guildhall_testkit::engines::eventually;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
@@ -197,7 +197,8 @@ async fn messages_count_against_the_rate_and_acknowledgements_and_signs_of_life_
 #[tokio::test]
 async fn a_client_that_does_not_read_is_cut_off_and_its_mail_given_back() {
     let stage = Stage::with(&["a", "b"]).await;
-    let gate = stage.gateway().await;
+    let pace = Pace { reads_within: Duration::from_millis(500), ..Pace::default() };
+    let gate = stage.gateway_with(Terms { pace, ..Terms::default() }).await;
     let mut b = Client::open(&gate, "b").await;
     stage.send("a", "b", "0").await;
     b.hear("message.new").await;
@@ -212,7 +213,7 @@ async fn a_client_that_does_not_read_is_cut_off_and_its_mail_given_back() {
             }
         }
     };
-    let _ = tokio::time::timeout(Duration::from_secs(60), asks).await;
+    tokio::time::timeout(Duration::from_secs(60), asks).await.expect("it was not cut off");
     drop(stream);
     eventually("given back", SOON, async || (stage.waiting("b").await == 1).then_some(())).await;
 }

@@ -1,15 +1,20 @@
 //! What very many sockets cost.
 
-use std::time::Duration;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use guildhall_domain::NewAgent;
-use guildhall_testkit::engines::eventually;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
-use crate::stage::{Stage, id};
+use crate::{
+    client::open_bare,
+    stage::{Stage, id},
+};
 
 const SOCKETS: usize = 2_000;
 /// What one may cost, with its connection's other end, which is in this process as well.
@@ -20,19 +25,19 @@ fn resident_bytes() -> usize {
     status.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
-/// The least that is a web socket's other end: no buffers, no codec.
-async fn open_bare(address: std::net::SocketAddr, agent: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!(
-        "GET /ws/{agent} HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
-         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") {
-        answer.push(stream.read_u8().await.unwrap());
+/// A socket that is up: it has answered a sign of life.
+async fn open(address: SocketAddr, agent: &str) -> TcpStream {
+    const HEARTBEAT: &[u8] = br#"{"type":"heartbeat"}"#;
+    const ANSWER: &[u8] = br#"{"type":"ok"}"#;
+    let mut stream = open_bare(address, agent).await;
+    // One text frame, under a mask that changes nothing.
+    let mut frame = vec![0x81, 0x80 | u8::try_from(HEARTBEAT.len()).unwrap(), 0, 0, 0, 0];
+    frame.extend_from_slice(HEARTBEAT);
+    stream.write_all(&frame).await.unwrap();
+    let mut heard = Vec::new();
+    while !heard.ends_with(ANSWER) {
+        heard.push(stream.read_u8().await.unwrap());
     }
-    assert!(answer.starts_with(b"HTTP/1.1 101 "));
     stream
 }
 
@@ -44,21 +49,22 @@ async fn an_idle_socket_costs_a_gateway_no_more_than_twelve_kibibytes() {
         stage.register(NewAgent::named(id(&format!("n{n}")), "N")).await;
     }
     // What is allocated once, and by the first connections, is not of one socket.
-    let mut open = Vec::new();
+    let mut sockets = Vec::new();
     for n in 0..100 {
-        open.push(open_bare(gate.address, &format!("n{}", n % 10)).await);
+        sockets.push(open(gate.address, &format!("n{}", n % 10)).await);
     }
-    eventually("mail was looked at", Duration::from_secs(5), async || {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        Some(())
-    })
-    .await;
+    // Mail was looked at for each of them.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     let before = resident_bytes();
     for n in 160..SOCKETS {
-        open.push(open_bare(gate.address, &format!("n{}", n / 16)).await);
+        sockets.push(open(gate.address, &format!("n{}", n / 16)).await);
     }
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    let each = (resident_bytes() - before) / (SOCKETS - 160);
-    println!("{each} bytes for an idle socket, both ends");
-    assert!(each <= BYTES_EACH, "{each} bytes");
+    let each = || resident_bytes().saturating_sub(before) / (SOCKETS - 160);
+    // What the last of them take while they open is soon given back.
+    let patience = Instant::now() + Duration::from_secs(10);
+    while each() > BYTES_EACH && Instant::now() < patience {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!("{} bytes for an idle socket, both ends", each());
+    assert!(each() <= BYTES_EACH, "{} bytes", each());
 }

@@ -8,6 +8,7 @@ mod deaf;
 mod frames;
 mod load;
 mod mail;
+mod patience;
 mod several;
 mod stage;
 mod streams;

@@ -17,7 +17,7 @@ use guildhall_domain::{
     },
     principal::roles,
 };
-use guildhall_gateway::{Admission, AuthMode, Gateway, Options};
+use guildhall_gateway::{Admission, AuthMode, Gateway, Options, Pace};
 use guildhall_guard::{KeyRing, Policy};
 use guildhall_mail::MailService;
 use guildhall_outbound::{Outbound, OutboundOptions};
@@ -48,12 +48,13 @@ pub(crate) struct Terms {
     pub(crate) rate: Rate,
     /// The bus of this gateway alone, when it is not the hall's.
     pub(crate) bus: Option<Arc<dyn Bus>>,
+    pub(crate) pace: Pace,
 }
 
 impl Default for Terms {
     fn default() -> Self {
         let rate = Rate { per_second: 100_000.0, burst: 100_000 };
-        Self { mode: AuthMode::Open, max_sockets: 20_000, rate, bus: None }
+        Self { mode: AuthMode::Open, max_sockets: 20_000, rate, bus: None, pace: Pace::default() }
     }
 }
 
@@ -154,7 +155,7 @@ impl Stage {
             health: Health::new(self.clock.clone(), Shutdown::default()),
             metrics: Metrics::install().unwrap(),
         };
-        let Gateway { router, tasks } = Gateway::new(options, &stop, &drained);
+        let Gateway { router, tasks } = Gateway::with_pace(options, terms.pace, &stop, &drained);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = async move { axum::serve(listener, router).await.unwrap() };

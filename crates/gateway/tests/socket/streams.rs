@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use guildhall_gateway::Pace;
 use serde_json::{Value, json};
 
 use crate::{
@@ -130,9 +131,10 @@ async fn one_that_is_refused_or_that_nobody_is_there_for_is_not_opened() {
 }
 
 #[tokio::test]
-async fn one_that_nobody_accepts_ends_after_ten_seconds_on_both_sides() {
+async fn one_that_nobody_accepts_in_time_ends_on_both_sides() {
     let stage = Stage::with(&["a", "b"]).await;
-    let gate = stage.gateway().await;
+    let pace = Pace { accepts_within: Duration::from_millis(300), ..Pace::default() };
+    let gate = stage.gateway_with(Terms { pace, ..Terms::default() }).await;
     let (mut a, mut b) = (Client::open(&gate, "a").await, Client::open(&gate, "b").await);
     let answer = a.ask(json!({ "type": "stream_open", "to": "b" })).await;
     assert!(answer["message"].as_str().unwrap().contains("nobody accepted it"), "{answer}");
@@ -159,12 +161,17 @@ async fn it_ends_when_either_side_drops_and_says_whether_its_agent_has_a_newer_s
     assert_eq!(a.hear("stream_close").await["reason"], "moved");
 }
 
+/// Gateways that hear of each other more often.
+fn quick() -> Terms {
+    Terms { pace: Pace { here_every: Duration::from_secs(1), ..Pace::default() }, ..Terms::default() }
+}
+
 #[tokio::test]
 async fn a_frame_that_is_lost_between_gateways_ends_it_on_both_sides() {
     let stage = Stage::with(&["a", "b"]).await;
     let bus = Arc::new(Deaf::now_and_then(stage.bus.clone()));
-    let one = stage.gateway_with(Terms { bus: Some(bus.clone()), ..Terms::default() }).await;
-    let other = stage.gateway().await;
+    let one = stage.gateway_with(Terms { bus: Some(bus.clone()), ..quick() }).await;
+    let other = stage.gateway_with(quick()).await;
     let (mut a, mut b) = (Client::open(&one, "a").await, Client::open(&other, "b").await);
     for of_last in [false, true] {
         let stream = open(&mut a, &mut b).await;
@@ -187,11 +194,11 @@ async fn a_frame_that_is_lost_between_gateways_ends_it_on_both_sides() {
 #[tokio::test]
 async fn it_ends_soon_after_the_other_sides_gateway_is_gone() {
     let stage = Stage::with(&["a", "b"]).await;
-    let (lives, dies) = (stage.gateway().await, stage.gateway().await);
+    let (lives, dies) = (stage.gateway_with(quick()).await, stage.gateway_with(quick()).await);
     let (mut a, mut b) = (Client::open(&lives, "a").await, Client::open(&dies, "b").await);
     let stream = open(&mut a, &mut b).await;
     drop(dies);
-    let ended = tokio::time::timeout(Duration::from_secs(19), a.hear("stream_close")).await.expect("it did not end");
+    let ended = a.hear("stream_close").await;
     assert_eq!((&ended["stream"], &ended["reason"]), (&json!(stream), &json!("the other side's gateway is gone")));
 }
 

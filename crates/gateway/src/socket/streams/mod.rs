@@ -8,11 +8,7 @@
 mod asked;
 mod parcel;
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use guildhall_domain::{AgentId, Error, Result, TenantId, mail::Body, ports::bus::NodeName};
 use parking_lot::Mutex;
@@ -36,8 +32,6 @@ const IN_FLIGHT_BYTES: u32 = 256 * 1024;
 const DATA_MAX_BYTES: usize = 64 * 1024;
 const METADATA_MAX_BYTES: usize = 4 * 1024;
 const REASON_MAX_BYTES: usize = 256;
-/// A stream that nobody accepts by then ends.
-const ACCEPT_WITHIN: Duration = Duration::from_secs(10);
 pub(super) const DROPPED: &str = "the other side's socket has closed";
 /// Its agent has a newer socket: there it can be opened anew.
 pub(super) const MOVED: &str = "moved";
@@ -220,10 +214,10 @@ impl Door {
 
     /// Ends what nobody accepts, and what leads to a gateway that is gone.
     pub(super) fn tend_streams(self: &Arc<Self>) {
-        for (socket, stream) in
-            self.streams.those(|end| !matches!(end.phase, Phase::Open) && end.since.elapsed() >= ACCEPT_WITHIN)
-        {
-            self.end_stream(socket, &stream, "nobody accepted it within 10 s");
+        let accepts_within = self.hall.pace.accepts_within;
+        let unaccepted = |end: &End| !matches!(end.phase, Phase::Open) && end.since.elapsed() >= accepts_within;
+        for (socket, stream) in self.streams.those(unaccepted) {
+            self.end_stream(socket, &stream, "nobody accepted it in time");
         }
         // A socket may have ended while its side was being made.
         let orphaned = |end: &End| self.sockets.of(&end.tenant, &end.agent).is_empty();
