@@ -1,6 +1,8 @@
 //! Reading topics: a page of what was, or everything from somewhere on. What may be published, and who gets it as mail,
 //! is the business of the port of topics.
 
+use std::time::{Duration, Instant};
+
 use futures::{StreamExt as _, stream::BoxStream};
 use guildhall_domain::{
     Call, Error, Result, TenantId, Timestamp,
@@ -18,6 +20,8 @@ pub(crate) const PAGE_MAX: usize = 1_000;
 const PAGE_MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Events that a page looks at for the few that its filter wants.
 const LOOKED_AT_MAX: usize = 10_000;
+/// And how long, where its filter costs much: the next page goes on from there.
+const LOOKED_WITHIN: Duration = Duration::from_secs(2);
 
 /// What a page is asked to hold.
 pub(crate) struct Replay {
@@ -72,21 +76,21 @@ impl Hall {
         let mut past = self.bus.past(tenant, topic, begin).await?;
         let mut page = Page { events: Vec::new(), next: None };
         let (mut looked_at, mut bytes, mut last) = (0, 0, 0);
+        let until = Instant::now() + LOOKED_WITHIN;
         while let Some(event) = past.next().await {
             let event = event?;
             if asked.to.is_some_and(|to| event.published_at > to) {
                 break;
             }
-            // There is more.
-            if page.events.len() == asked.limit || bytes >= PAGE_MAX_BYTES || looked_at == LOOKED_AT_MAX {
+            let is_looked_out = looked_at == LOOKED_AT_MAX || looked_at > 0 && Instant::now() >= until;
+            if page.events.len() == asked.limit || bytes >= PAGE_MAX_BYTES || is_looked_out {
+                // There is more.
                 page.next = Some(last);
                 break;
             }
             (looked_at, last) = (looked_at + 1, event.sequence);
             let event = TopicEvent::of(topic.clone(), event)?;
-            if asked.from.is_none_or(|from| event.published_at >= from)
-                && asked.filter.as_ref().is_none_or(|filter| filter.matches(&event))
-            {
+            if asked.from.is_none_or(|from| event.published_at >= from) && wants(asked.filter.as_ref(), &event).await {
                 bytes += event.event.as_text().len();
                 page.events.push(event);
             }
@@ -106,12 +110,21 @@ impl Hall {
         Ok(events
             .take_while(|event| std::future::ready(event.is_ok()))
             .filter_map(move |event| {
-                let wanted = event
-                    .and_then(|event| TopicEvent::of(topic.clone(), event))
-                    .ok()
-                    .filter(|event| filter.as_ref().is_none_or(|filter| filter.matches(event)));
-                std::future::ready(wanted)
+                let event = event.and_then(|event| TopicEvent::of(topic.clone(), event));
+                let filter = filter.clone();
+                async move {
+                    let event = event.ok()?;
+                    wants(filter.as_ref(), &event).await.then_some(event)
+                }
             })
             .boxed())
     }
+}
+
+/// A filter takes time: others of its thread go on after each.
+async fn wants(filter: Option<&Filter>, event: &TopicEvent) -> bool {
+    let Some(filter) = filter else { return true };
+    let wants = filter.matches(event);
+    tokio::task::yield_now().await;
+    wants
 }

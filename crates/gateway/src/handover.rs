@@ -21,7 +21,7 @@ use futures::{future::BoxFuture, task::AtomicWaker};
 use guildhall_domain::{
     AgentId, Call, ErrorCode, Result,
     mail::{
-        Delivered,
+        Delivered, MessageId,
         delivery::{Settling, TakeMail, Verdict},
     },
     ports::Mail,
@@ -57,8 +57,7 @@ pub(crate) struct Hand {
     once: Once,
     stopping: CancellationToken,
     acks: Vec<Settling>,
-    /// Something was taken.
-    full: bool,
+    taken: Vec<MessageId>,
     /// Nothing is held any more, or nobody is to give it back.
     done: bool,
 }
@@ -78,7 +77,7 @@ impl Hand {
             once,
             stopping: hall.stopping.clone(),
             acks: Vec::new(),
-            full: false,
+            taken: Vec::new(),
             done: false,
         }
     }
@@ -96,7 +95,7 @@ impl Hand {
             Err(error) => error.code != ErrorCode::Timeout,
         };
         let mail = taken?;
-        self.full = !mail.is_empty();
+        self.taken = mail.iter().map(|mail| mail.message.message_id).collect();
         self.unread.took(&self.call.principal.tenant, &self.agent, &mail, self.once);
         if self.once == Once::Acknowledged {
             let ack = |mail: &Delivered| Settling {
@@ -140,6 +139,7 @@ impl Drop for Hand {
         }
         let (mail, agent, taker) = (self.mail.clone(), self.agent.clone(), std::mem::take(&mut self.taker));
         let call = settling_call(&self.call);
+        self.unread.gave_back(&call.principal.tenant, &agent, &self.taken);
         self.settlings.spawn(async move {
             if let Err(error) = mail.give_back(&call, &agent, &taker).await {
                 tracing::debug!(%error, "mail of a caller that is gone waits until its lease is over");
@@ -166,7 +166,7 @@ struct Hands {
 impl Handover {
     pub(crate) fn add(&self, hand: Hand) {
         let mut hands = self.0.lock();
-        if hand.full && !hands.over {
+        if !hand.taken.is_empty() && !hands.over {
             hands.waiting.push(hand);
         }
     }
@@ -326,7 +326,7 @@ mod tests {
             once: Once::Kept,
             stopping: CancellationToken::new(),
             acks: Vec::new(),
-            full: true,
+            taken: vec![MessageId::from_bytes([7; 16])],
             done: false,
         }
     }

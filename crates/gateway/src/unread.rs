@@ -132,6 +132,13 @@ impl UnreadCounts {
         });
     }
 
+    /// These are in the agent's hands no more, and unsettled: they wait.
+    pub(crate) fn gave_back(&self, tenant: &TenantId, agent: &AgentId, messages: &[MessageId]) {
+        if !messages.is_empty() {
+            self.change(tenant, agent, |counts| counts.held.retain(|held| !messages.contains(&held.message)));
+        }
+    }
+
     /// What waits for the caller, as far as is known; nothing for a caller that is no agent.
     pub(crate) async fn of(&self, principal: &Arc<Principal>) -> Unread {
         let Some(agent) = principal.agent() else { return Unread::default() };

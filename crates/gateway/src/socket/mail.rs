@@ -22,6 +22,7 @@ use guildhall_domain::{
 use serde_json::json;
 
 use super::{Door, frame::Reference, sockets::Socket, tell, window::Step};
+use crate::handover::Once;
 
 /// What begins the name of every hand that takes for a socket.
 const HANDS: &str = "ws/";
@@ -99,6 +100,7 @@ impl Door {
         }
         mail.iter().for_each(|delivered| socket.outbox.push(tell::message(delivered)));
         drop(window);
+        self.hall.unread.took(&socket.tenant, &socket.agent, &mail, Once::Kept);
         metrics::counter!("guildhall_socket_pushes_total").increment(mail.len() as u64);
         metrics::counter!("guildhall_socket_redeliveries_total").increment(again as u64);
         pings
@@ -139,6 +141,9 @@ impl Door {
             let mut window = socket.window.lock();
             for ((reference, settling), outcome) in references.iter().zip(&settlings).zip(&outcomes) {
                 window.settled(settling, outcome, now);
+                if outcome.is_ok() {
+                    self.hall.unread.settled(&socket.tenant, &socket.agent, settling);
+                }
                 match (reference, outcome) {
                     (Some(reference), Ok(())) => socket.outbox.push(tell::done(reference)),
                     (Some(reference), Err(error)) => socket.outbox.push(tell::error(reference, error)),
@@ -159,7 +164,7 @@ impl Door {
 
     /// Another socket of the agent gets its mail from now on.
     pub(super) fn hand_over(self: &Arc<Self>, socket: &Arc<Socket>) {
-        socket.window.lock().drop_all();
+        self.let_go(socket);
         socket.outbox.push(tell::mail_here(false));
         let (door, socket) = (self.clone(), socket.clone());
         self.running.spawn(async move { door.give_back(&socket).await });
@@ -186,7 +191,14 @@ impl Door {
         }
     }
 
+    /// What the socket's client holds is in its hands no more.
+    fn let_go(&self, socket: &Socket) {
+        let held = socket.window.lock().drop_all();
+        self.hall.unread.gave_back(&socket.tenant, &socket.agent, &held);
+    }
+
     async fn give_back(&self, socket: &Socket) {
+        self.let_go(socket);
         // The right to give back does not end with the agent's token.
         let call = Call::new(Principal::hall(socket.tenant.clone(), "gateway"));
         match self.hall.mail.give_back(&call, &socket.agent, &self.hand(socket)).await {

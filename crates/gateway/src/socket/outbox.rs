@@ -17,10 +17,10 @@ use super::cut::Cut;
 /// Above these nothing is added that can wait.
 const ROOMY_FRAMES: usize = 256;
 const ROOMY_BYTES: usize = 1024 * 1024;
-/// Above these the socket is cut: the window of mail (4 MiB at most) and the credits of streams (8 MiB at most) of a
-/// client that reads now and then stay below.
+/// Above these the socket is cut: the window of mail (4 MiB at most), the credits of all streams (8 MiB at most) and the
+/// answers of a client that reads now and then stay below.
 const FRAMES_MAX: usize = 4 * 1024;
-const BYTES_MAX: usize = 8 * 1024 * 1024;
+const BYTES_MAX: usize = 14 * 1024 * 1024;
 /// A queue that once was long is not kept long.
 const KEPT_CAPACITY: usize = 16;
 

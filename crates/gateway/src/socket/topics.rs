@@ -14,6 +14,7 @@ use guildhall_guard::{Operation, Target};
 use serde_json::{Value, json};
 
 use super::{Door, frame::Subscribe, outbox::Outbox, sockets::Socket, tell};
+use crate::events;
 
 /// Topics that one socket follows.
 const BOUND: usize = 64;
@@ -118,7 +119,7 @@ impl Door {
         let principal = &socket.caller.principal;
         let tenant = Target::Tenant(&principal.tenant);
         self.hall.policy.authorize_on_topic(principal, Operation::ReadTopic, tenant, &topic)?;
-        let filter = filter.as_deref().map(Filter::parse).transpose()?;
+        let filter = events::filter(filter).await?;
         let from = match (after, from) {
             (None, None) => ReplayFrom::Now,
             (Some(sequence), None) => ReplayFrom::After(sequence),

@@ -160,10 +160,10 @@ impl Window {
         }
     }
 
-    /// Another socket of the agent holds it from now on.
-    pub(super) fn drop_all(&mut self) {
-        self.held = HashMap::new();
+    /// It is in other hands, or nobody's, from now on.
+    pub(super) fn drop_all(&mut self) -> Vec<MessageId> {
         self.bytes = 0;
+        std::mem::take(&mut self.held).into_values().map(|held| held.message_id).collect()
     }
 
     /// True when nobody settles yet: that is to begin.

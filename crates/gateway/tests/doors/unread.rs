@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _};
 use guildhall_rpc::{RemoteOptions, Transport};
+use guildhall_testkit::engines::eventually;
 use serde_json::{Value, json};
 
 use crate::{
@@ -67,6 +68,30 @@ async fn what_an_agent_holds_in_its_hands_does_not_wait_for_it() {
     structured(&b.call("nack_message", back).await);
     tokio::time::sleep(READ_AGAIN).await;
     assert_eq!(line(&b.call("list_agents", json!({})).await), Some("1 message waits for you: call check_inbox"));
+}
+
+/// Asks until an answer says this of what waits.
+async fn comes_to_say(b: &Client, said: Option<&str>) {
+    eventually(said.unwrap_or("nothing waits"), PATIENCE, async || {
+        (line(&b.call("list_agents", json!({})).await) == said).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_its_live_socket_holds_does_not_wait_for_an_agent_until_that_is_gone() {
+    let stage = Stage::with(&["a", "b"]).await;
+    let gate = stage.gateway().await;
+    let (a, b) = (Client::of(&gate, "a"), Client::of(&gate, "b"));
+    comes_to_say(&b, None).await;
+    let (mut socket, _) = tokio_tungstenite::connect_async(format!("ws://{}/ws/b", gate.address)).await.unwrap();
+    a.send("b", json!(1)).await;
+    let pushed = tokio::time::timeout(PATIENCE, socket.next()).await.expect("it is pushed").unwrap().unwrap();
+    assert!(pushed.to_text().unwrap().contains("message.new"), "{pushed}");
+    tokio::time::sleep(READ_AGAIN).await;
+    comes_to_say(&b, None).await;
+    drop(socket);
+    comes_to_say(&b, Some("1 message waits for you: call check_inbox")).await;
 }
 
 #[tokio::test]
