@@ -15,6 +15,31 @@ use crate::{
     service::{MailService, count_fits},
 };
 
+/// Why letters died, as they are counted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Why {
+    /// The last of their attempts failed.
+    Attempts,
+    Expired,
+    /// Their taker wanted them never.
+    Refused,
+}
+
+impl Why {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Attempts => "attempts",
+            Self::Expired => "expired",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Those of which the store tells: not those that die of a nack, of a full mailbox or with their agent.
+pub(crate) fn count(why: Why, letters: u64) {
+    metrics::counter!("guildhall_mail_dead_total", "reason" => why.as_str()).increment(letters);
+}
+
 const LIST_MAX: usize = 1_000;
 const NAMED_MAX: usize = 1_000;
 

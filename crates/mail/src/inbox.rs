@@ -18,6 +18,7 @@ use guildhall_guard::Operation;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
+    dead_letters::{self, Why},
     desk::{Desk, Reach},
     service::{MailService, count_fits, reason_fits},
     wake::Bell,
@@ -101,6 +102,9 @@ impl MailService {
         for (said, result) in verdicts.iter().zip(&settled) {
             let verdict = if result.is_ok() { said.word } else { "stale" };
             metrics::counter!("guildhall_mail_settled_total", "verdict" => verdict).increment(1);
+            if verdict == "refuse" {
+                dead_letters::count(Why::Refused, 1);
+            }
             put_back |= said.puts_back && result.is_ok();
         }
         // What was settled lets its sender's next one go, which whoever settled looks for by itself; so only who waits

@@ -1,7 +1,7 @@
 //! Sending: what was said becomes a message, is brought into its mailboxes in one transaction, and wakes them.
 
 use guildhall_domain::{
-    AgentId, AuditEntry, Call, Principal, Result, TenantId, Timestamp, TraceContext,
+    AgentId, AuditEntry, Call, ErrorCode, Principal, Result, TenantId, Timestamp, TraceContext,
     mail::{Message, NewMessage, Receipt, Recipient, SEND_MAX},
     ports::mail_store::{Accepted, Addressees, Outgoing, RequestTerms},
 };
@@ -31,14 +31,26 @@ impl MailService {
         }
         let now = self.desk.clock.now();
         let mut outgoing: Vec<Outgoing> = Vec::with_capacity(messages.len());
+        // In the order of the messages; what is on its way gets its receipt there.
+        let mut receipts: Vec<Option<Receipt>> = Vec::with_capacity(messages.len());
         for new in messages {
-            let to = match outgoing.iter().find(|before| before.message.to == new.to) {
-                Some(same) => same.to.clone(),
-                None => self.desk.resolve(call, &sender, &new.to).await?,
+            let goes = match outgoing.iter().find(|before| before.message.to == new.to) {
+                Some(same) => Goes::To(same.to.clone()),
+                None => self.desk.goes(call, &sender, &new, None, now).await?,
             };
-            outgoing.push(self.desk.outgoing(&call.principal, sender.clone(), new, to, None, now));
+            receipts.push(match goes {
+                Goes::Nowhere(receipt) => Some(receipt),
+                Goes::To(to) => {
+                    outgoing.push(self.desk.outgoing(&call.principal, sender.clone(), new, to, None, now));
+                    None
+                }
+            });
         }
-        self.post(&call.principal.tenant, outgoing, &call.trace).await
+        if outgoing.is_empty() {
+            return Ok(receipts.into_iter().flatten().collect());
+        }
+        let mut posted = self.post(&call.principal.tenant, outgoing, &call.trace).await?.into_iter();
+        Ok(receipts.into_iter().filter_map(|before| before.or_else(|| posted.next())).collect())
     }
 
     /// Into the database; then whoever waits is woken, and what is for many goes on being brought.
@@ -59,7 +71,33 @@ impl MailService {
     }
 }
 
+/// Where a message goes.
+pub(crate) enum Goes {
+    To(Addressees),
+    /// It was sent before, and whom it meant then is not there any more: its first receipt.
+    Nowhere(Receipt),
+}
+
 impl Desk {
+    /// `asked`: the terms of a request.
+    pub(crate) async fn goes(
+        &self,
+        call: &Call,
+        sender: &AgentId,
+        new: &NewMessage,
+        asked: Option<&RequestTerms>,
+        now: Timestamp,
+    ) -> Result<Goes> {
+        let nobody = match self.resolve(call, sender, &new.to).await {
+            Err(error) if error.code == ErrorCode::NotFound => error,
+            resolved => return resolved.map(Goes::To),
+        };
+        match receipt::of(&call.principal.tenant, sender, new, asked, now) {
+            Some(key) => self.mail.receipt(&key, now).await?.map(Goes::Nowhere).ok_or(nobody),
+            None => Err(nobody),
+        }
+    }
+
     /// What was said and checked, as a message on its way into the database. `asked`: when it is a request.
     pub(crate) fn outgoing(
         &self,
@@ -70,8 +108,7 @@ impl Desk {
         asked: Option<RequestTerms>,
         now: Timestamp,
     ) -> Outgoing {
-        let timeout_ms = asked.as_ref().map(|terms| (terms, terms.deadline.since(now).as_millis()));
-        let receipt = receipt::of(&by.tenant, &from, &new, timeout_ms);
+        let receipt = receipt::of(&by.tenant, &from, &new, asked.as_ref(), now);
         let message = Message {
             message_id: self.new_message_id(),
             from,

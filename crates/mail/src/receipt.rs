@@ -1,7 +1,7 @@
 //! How a sender's key is remembered: as hashes, so that a row is small and says nothing.
 
 use guildhall_domain::{
-    AgentId, TenantId,
+    AgentId, TenantId, Timestamp,
     audit::canonical_body,
     mail::NewMessage,
     ports::mail_store::{ReceiptKey, RequestTerms},
@@ -9,12 +9,13 @@ use guildhall_domain::{
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// `None` without a key: then nothing is hashed. `asked` is a request's terms, with how long it may take.
+/// `None` without a key: then nothing is hashed. `asked` is a request's terms, as of `now`.
 pub(crate) fn of(
     tenant: &TenantId,
     sender: &AgentId,
     new: &NewMessage,
-    asked: Option<(&RequestTerms, u128)>,
+    asked: Option<&RequestTerms>,
+    now: Timestamp,
 ) -> Option<ReceiptKey> {
     let mut key = Parts::default();
     key.add(tenant.as_str());
@@ -35,9 +36,9 @@ pub(crate) fn of(
     said.add_maybe(new.correlation_id.as_ref());
     said.add_maybe(new.conversation_id.as_ref());
     said.add_maybe(new.expires_in.map(|time| time.as_millis().to_be_bytes()));
-    said.add_maybe(
-        asked.map(|(terms, timeout_ms)| [timeout_ms, u128::from(terms.waits)].map(u128::to_be_bytes).concat()),
-    );
+    // Its deadline is another each time that it is sent.
+    let terms = |terms: &RequestTerms| [terms.deadline.since(now).as_millis(), u128::from(terms.waits)];
+    said.add_maybe(asked.map(|asked| terms(asked).map(u128::to_be_bytes).concat()));
     Some(ReceiptKey { key: key.hash(), fingerprint: said.hash() })
 }
 
@@ -68,10 +69,7 @@ impl Parts {
 mod tests {
     use std::time::Duration;
 
-    use guildhall_domain::{
-        Timestamp,
-        mail::{Body, MessageId, Priority},
-    };
+    use guildhall_domain::mail::{Body, MessageId, Priority};
 
     use super::*;
 
@@ -81,7 +79,7 @@ mod tests {
     }
 
     fn receipt(new: &NewMessage) -> ReceiptKey {
-        of(&TenantId::default(), &"a".parse().unwrap(), new, None).unwrap()
+        of(&TenantId::default(), &"a".parse().unwrap(), new, None, Timestamp::default()).unwrap()
     }
 
     #[test]
@@ -110,11 +108,13 @@ mod tests {
             assert_eq!(receipt(other).key, receipt(&first).key);
             seen.push(receipt(other).fingerprint);
         }
-        let terms = |waits| RequestTerms { deadline: Timestamp::default(), waits };
-        for (waits, timeout_ms) in [(false, 1), (true, 1), (true, 2)] {
-            let asked = of(&TenantId::default(), &"a".parse().unwrap(), &first, Some((&terms(waits), timeout_ms)));
-            seen.push(asked.unwrap().fingerprint);
-        }
+        let asked = |waits, timeout_ms, now_ms| {
+            let (now, sender) = (Timestamp::from_millis(now_ms), "a".parse().unwrap());
+            let terms = RequestTerms { deadline: now + Duration::from_millis(timeout_ms), waits };
+            of(&TenantId::default(), &sender, &first, Some(&terms), now).unwrap().fingerprint
+        };
+        assert_eq!(asked(true, 1, 5), asked(true, 1, 6), "when it is asked again says nothing");
+        seen.extend([asked(false, 1, 5), asked(true, 1, 5), asked(true, 2, 5)]);
         let count = seen.len();
         seen.sort_unstable();
         seen.dedup();
@@ -125,15 +125,13 @@ mod tests {
     fn tenants_senders_and_keys_never_run_into_each_other() {
         let key = |tenant: &str, sender: &str, key: &str| {
             let new = NewMessage { idempotency_key: Some(key.into()), ..said("1") };
-            of(&TenantId::new(tenant).unwrap(), &sender.parse().unwrap(), &new, None).unwrap().key
+            of(&TenantId::new(tenant).unwrap(), &sender.parse().unwrap(), &new, None, Timestamp::default()).unwrap().key
         };
         let first = key("t", "ab", "c");
         for other in [key("t", "a", "bc"), key("ta", "b", "c"), key("t", "ab", "d"), key("u", "ab", "c")] {
             assert_ne!(first, other);
         }
-        assert_eq!(
-            of(&TenantId::default(), &"a".parse().unwrap(), &NewMessage { idempotency_key: None, ..said("1") }, None),
-            None
-        );
+        let keyless = NewMessage { idempotency_key: None, ..said("1") };
+        assert_eq!(of(&TenantId::default(), &"a".parse().unwrap(), &keyless, None, Timestamp::default()), None);
     }
 }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use guildhall_domain::{
-    AgentId, AgentQuery, Call, Error, ErrorCode, Result,
+    AgentId, AgentQuery, Call, Error, ErrorCode, Result, TenantId,
     mail::{
-        Answer, Body, Mailbox, Message, MessageId, NewMessage, NewRequest, Priority, Progress, Recipient, Request,
-        RequestState, kind,
+        Answer, Body, Mailbox, Message, MessageId, NewMessage, NewRequest, Priority, Progress, Receipt, Recipient,
+        Request, RequestState, kind,
     },
     ports::mail_store::{Addressees, Outgoing, RequestTerms},
 };
@@ -16,6 +16,7 @@ use serde_json::json;
 use crate::{
     desk::Reach,
     inbox::until,
+    post::Goes,
     service::{MailService, reason_fits},
     wake::Bell,
 };
@@ -41,26 +42,22 @@ impl MailService {
             kind::REQUEST.clone_into(&mut message.kind);
         }
         message.requires_response = true;
-        let to = self.desk.resolve(call, &sender, &message.to).await?;
-        let Addressees::One(asked) = to.clone() else {
-            return Err(Error::internal("an agent or a pool was resolved to many"));
-        };
         let now = self.desk.clock.now();
         let terms = RequestTerms { deadline: now + timeout, waits };
-        let deadline = terms.deadline;
+        let (tenant, deadline) = (&call.principal.tenant, terms.deadline);
+        let asked = match self.desk.goes(call, &sender, &message, Some(&terms), now).await? {
+            Goes::To(Addressees::One(asked)) => asked,
+            Goes::To(Addressees::Many(_)) => return Err(Error::internal("an agent or a pool was resolved to many")),
+            Goes::Nowhere(receipt) => return self.first(tenant, &receipt).await,
+        };
+        let to = Addressees::One(asked.clone());
         let outgoing = self.desk.outgoing(&call.principal, sender.clone(), message, to, Some(terms), now);
-        let tenant = &call.principal.tenant;
         let receipts = self.post(tenant, vec![outgoing], &call.trace).await?;
         let [receipt] = &receipts[..] else {
             return Err(Error::internal("one request did not get one receipt"));
         };
         if receipt.duplicate {
-            return self
-                .desk
-                .mail
-                .request(tenant, receipt.message_id)
-                .await?
-                .ok_or_else(|| unknown(receipt.message_id));
+            return self.first(tenant, receipt).await;
         }
         self.alarm.end_at(deadline);
         count(RequestState::Pending);
@@ -77,6 +74,12 @@ impl MailService {
             reason: None,
             ended_at: None,
         })
+    }
+
+    /// The request that was sent first under a key, as it stands now.
+    async fn first(&self, tenant: &TenantId, receipt: &Receipt) -> Result<Request> {
+        let id = receipt.message_id;
+        self.desk.mail.request(tenant, id).await?.ok_or_else(|| unknown(id))
     }
 
     pub(crate) async fn state_of(

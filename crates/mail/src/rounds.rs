@@ -14,7 +14,11 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{desk::Desk, requests};
+use crate::{
+    dead_letters::{self, Why},
+    desk::Desk,
+    requests,
+};
 
 /// How late what another replica left undone is taken up, and how late a lease's end is noticed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -141,7 +145,8 @@ impl Round {
 
     async fn lapse(&self) -> Result<Next> {
         let lapsed = self.desk.mail.lapse(self.desk.clock.now()).await?;
-        metrics::counter!("guildhall_mail_dead_total").increment(lapsed.dead);
+        dead_letters::count(Why::Expired, lapsed.expired);
+        dead_letters::count(Why::Attempts, lapsed.dead.saturating_sub(lapsed.expired));
         self.wake(lapsed.wake);
         Ok(if lapsed.more { Next::AtOnce } else { Next::Within(LOOK_EVERY) })
     }

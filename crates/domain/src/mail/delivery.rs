@@ -144,7 +144,9 @@ pub struct Settling {
     pub verdict: Verdict,
 }
 
-/// What waits in a mailbox, without taking it.
+/// What in a mailbox is not settled, without taking it. What is in someone's hands counts too, and so does what rests
+/// after a nack: it may wait again at any moment, and a mailbox keeps one number. Who took some knows how many, and may
+/// take them off.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Unread {
     pub waiting: u64,

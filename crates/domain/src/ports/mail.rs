@@ -26,7 +26,7 @@ pub trait Mail: Send + Sync + 'static {
     /// that ends with what no name has in its middle stands for one hand alone.
     async fn give_back(&self, call: &Call, agent: &AgentId, taker: &str) -> Result<u64>;
 
-    /// What waits for each of them, in their order; at most 10,000 a call. Unknown agents have nothing.
+    /// What is not settled for each of them, in their order; at most 10,000 a call. Unknown agents have nothing.
     async fn unread(&self, call: &Call, agents: Vec<AgentId>) -> Result<Vec<Unread>>;
     /// What waits, in the order it would be handed out, without taking it.
     async fn peek(&self, call: &Call, agent: &AgentId, limit: usize) -> Result<Vec<Message>>;

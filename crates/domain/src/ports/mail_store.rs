@@ -111,6 +111,8 @@ pub trait MailStore: Send + Sync + 'static {
     /// agent has left; of many addressees, a full one gets a dead letter. A request is refused with `CircuitOpen`
     /// while its addressee's breaker is open, and with `Conflict` when its wait would close a circle.
     async fn send(&self, tenant: &TenantId, outgoing: Vec<Outgoing>, bound: MailboxBound) -> Result<Accepted>;
+    /// What was given under this key in the last 24 h; `Conflict` when that was for another message.
+    async fn receipt(&self, key: &ReceiptKey, now: Timestamp) -> Result<Option<Receipt>>;
     /// Brings wide messages to their next mailboxes, the oldest first, some hundreds a call. Any replica may, at once.
     async fn expand(&self, bound: MailboxBound, now: Timestamp) -> Result<Expanded>;
 

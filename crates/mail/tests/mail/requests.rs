@@ -329,4 +329,14 @@ async fn a_request_repeated_under_its_key_is_the_same_request() {
     let ended = here.mail.request(&agent("a"), keyed(true)).await.unwrap();
     assert_eq!((ended.request_id, ended.state), (first.request_id, RequestState::Answered));
     assert_eq!(wait_for(&here, "b", 1).await.len(), 1);
+    // Whom it asked has left: it was asked all the same.
+    let to_pool = NewMessage { idempotency_key: Some("twice".into()), ..message("pool:builders", "1") };
+    let asked = here.mail.request(&agent("a"), asking(to_pool.clone(), true)).await.unwrap();
+    for name in ["b", "p", "q"] {
+        here.registry.remove(&admin(), &id(name)).await.unwrap();
+    }
+    for replica in [&here, &there] {
+        assert_eq!(replica.mail.request(&agent("a"), keyed(true)).await.unwrap(), ended);
+        assert_eq!(replica.mail.request(&agent("a"), asking(to_pool.clone(), true)).await.unwrap(), asked);
+    }
 }

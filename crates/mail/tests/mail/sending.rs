@@ -236,6 +236,51 @@ async fn a_key_used_again_gives_the_first_receipt_and_with_other_words_a_conflic
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeat_gets_its_first_receipt_also_when_nobody_that_it_means_is_left() {
+    let engines = Engines::embedded();
+    let (here, there) = engines.replicas().await;
+    for name in ["a", "b", "c"] {
+        here.register(name).await;
+    }
+    here.register_as(NewAgent { pool: Some("builders".into()), ..NewAgent::named(id("p"), "p") }).await;
+    let keyed = |to: &str, body: &str| {
+        let mut new = message(to, body);
+        new.idempotency_key = Some(to.into());
+        new
+    };
+    let list = vec![keyed("pool:builders", "1"), keyed("b", "2"), keyed("ALL", "3")];
+    let first = here.mail.send(&agent("a"), list.clone()).await.unwrap();
+    for name in ["b", "c", "p"] {
+        here.registry.remove(&admin(), &id(name)).await.unwrap();
+    }
+    // One replica remembers those who were here, the other has never known them.
+    for replica in [&here, &there] {
+        let again = replica.mail.send(&agent("a"), list.clone()).await.unwrap();
+        let told: Vec<_> = again.iter().map(|receipt| (receipt.message_id, receipt.recipients)).collect();
+        assert_eq!(told, first.iter().map(|receipt| (receipt.message_id, receipt.recipients)).collect::<Vec<_>>());
+        assert!(again.iter().all(|receipt| receipt.duplicate));
+        refused(replica.mail.send(&agent("a"), vec![keyed("pool:builders", "9")]).await, ErrorCode::Conflict);
+        refused(replica.mail.send(&agent("a"), vec![message("pool:builders", "1")]).await, ErrorCode::NotFound);
+    }
+    // Beside one that goes, in the order of the list.
+    there.register("d").await;
+    let mixed = vec![list[0].clone(), keyed("d", "4"), list[1].clone()];
+    let sent = there.mail.send(&agent("a"), mixed).await.unwrap();
+    assert_eq!((sent[0].message_id, sent[2].message_id), (first[0].message_id, first[1].message_id));
+    assert_eq!(sent.iter().map(|receipt| receipt.duplicate).collect::<Vec<_>>(), [true, false, true]);
+    assert_eq!(texts(&take(&there, "d").await), ["4"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_sends_under_the_name_of_the_hall() {
+    let (_engines, _, replica) = one().await;
+    let error = refused(replica.mail.send(&agent("hall"), vec![message("b", "1")]).await, ErrorCode::InvalidParams);
+    assert!(error.message.contains("reserved"), "{error}");
+    refused(replica.mail.send(&agent("a"), vec![message("hall", "1")]).await, ErrorCode::NotFound);
+    assert_eq!(take(&replica, "b").await, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_message_is_in_the_audit_chain_by_its_hash_and_never_by_its_words() {
     let (_engines, reached, replica) = one().await;
     let body = r#"{"secret":"swordfish"}"#;

@@ -25,13 +25,13 @@ use async_trait::async_trait;
 use guildhall_domain::{
     AgentId, AuditEntry, Result, TenantId, Timestamp,
     mail::{
-        Answer, DeadLetter, Delivered, Mailbox, Message, MessageId, Progress, Request,
+        Answer, DeadLetter, Delivered, Mailbox, Message, MessageId, Progress, Receipt, Request,
         delivery::{DeadLetterQuery, DeadLetterSelection, History, HistoryQuery, Settling, Tracked, Unread},
     },
     ports::{
         MailStore,
         bus::Retention,
-        mail_store::{Accepted, Expanded, Lapsed, MailboxBound, Outgoing, Taking},
+        mail_store::{Accepted, Expanded, Lapsed, MailboxBound, Outgoing, ReceiptKey, Taking},
     },
 };
 use sqlx::Database;
@@ -74,6 +74,10 @@ where
 {
     async fn send(&self, tenant: &TenantId, outgoing: Vec<Outgoing>, bound: MailboxBound) -> Result<Accepted> {
         send::send(self, tenant, outgoing, bound).await
+    }
+
+    async fn receipt(&self, key: &ReceiptKey, now: Timestamp) -> Result<Option<Receipt>> {
+        send::receipt(self, key, now).await
     }
 
     async fn expand(&self, bound: MailboxBound, now: Timestamp) -> Result<Expanded> {

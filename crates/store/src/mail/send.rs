@@ -13,8 +13,8 @@ mod sqlite;
 use std::{collections::BTreeSet, future::Future, sync::Arc};
 
 use guildhall_domain::{
-    Error, Result, TenantId,
-    mail::{Mailbox, MessageId},
+    Error, Result, TenantId, Timestamp,
+    mail::{Mailbox, MessageId, Receipt},
     ports::mail_store::{Accepted, Addressees, MailboxBound, Outgoing, ReceiptKey, RequestTerms},
 };
 use sqlx::Database;
@@ -24,7 +24,7 @@ pub(crate) use self::{
     plan::{Asked, Counted, Named, New, NewDelivery, Standing, StillBorn},
 };
 use self::{
-    decide::{View, decide},
+    decide::{View, decide, first_receipt},
     plan::{Accepting, Begins, Breaker, Kept, Plan},
     seldom::SeldomTables,
 };
@@ -164,6 +164,16 @@ where
     DB::Connection: Tables,
 {
     sql.sends.push(Sending::new(&sql.mail_scribe, tenant, outgoing, bound)).await
+}
+
+/// By the writer: a reader may see what is not on the disk yet.
+pub(crate) async fn receipt<DB: Database>(sql: &Sql<DB>, key: &ReceiptKey, now: Timestamp) -> Result<Option<Receipt>>
+where
+    DB::Connection: Tables,
+{
+    let of = key.key;
+    let kept = sql.writer.write_apart(move |tables| Box::pin(async move { tables.receipts(&[of]).await })).await?;
+    first_receipt(kept.first(), key, now.as_millis())
 }
 
 /// Accepts each call, or refuses it before anything of it is written. An inner error is of one call.

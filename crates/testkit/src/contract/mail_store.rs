@@ -42,6 +42,7 @@ macro_rules! mail_store_contract {
             // send
             a_message_is_kept_letter_for_letter
             a_repeat_under_its_key_gives_the_first_receipt_and_adds_nothing
+            what_was_given_under_a_key_is_told_for_a_day_to_who_says_the_same
             a_key_that_was_used_for_another_message_is_refused_and_nothing_is_added
             a_key_is_good_for_a_new_message_after_a_day
             a_list_is_accepted_whole_or_not_at_all

@@ -4,13 +4,13 @@ use async_trait::async_trait;
 use guildhall_domain::{
     AgentId, AuditEntry, Result, TenantId, Timestamp,
     mail::{
-        Answer, DeadLetter, Delivered, Mailbox, Message, MessageId, Progress, Request,
+        Answer, DeadLetter, Delivered, Mailbox, Message, MessageId, Progress, Receipt, Request,
         delivery::{DeadLetterQuery, DeadLetterSelection, History, HistoryQuery, Settling, Tracked, Unread},
     },
     ports::{
         MailStore,
         bus::Retention,
-        mail_store::{Accepted, Expanded, Lapsed, MailboxBound, Outgoing, Taking},
+        mail_store::{Accepted, Expanded, Lapsed, MailboxBound, Outgoing, ReceiptKey, Taking},
     },
 };
 
@@ -20,6 +20,10 @@ use super::{Faulty, read, write};
 impl MailStore for Faulty<dyn MailStore> {
     async fn send(&self, tenant: &TenantId, outgoing: Vec<Outgoing>, bound: MailboxBound) -> Result<Accepted> {
         write(&self.plan, || self.inner.send(tenant, outgoing.clone(), bound)).await
+    }
+
+    async fn receipt(&self, key: &ReceiptKey, now: Timestamp) -> Result<Option<Receipt>> {
+        read(&self.plan, ("receipt", key, now), || self.inner.receipt(key, now)).await
     }
 
     async fn expand(&self, bound: MailboxBound, now: Timestamp) -> Result<Expanded> {

@@ -10,7 +10,7 @@ use guildhall_domain::{
     mail::{Mailbox, MessageId, Receipt},
     ports::{
         bus::Durability,
-        mail_store::{Accepted, Addressees},
+        mail_store::{Accepted, Addressees, ReceiptKey},
     },
 };
 use serde_json::json;
@@ -140,7 +140,8 @@ impl<'c> Decision<'c> {
     }
 
     fn parcel(&mut self, call: &'c Sending, parcel: &'c Parcel, accepted: &mut Accepted) -> Result<()> {
-        if let Some(first) = self.first_receipt(parcel)? {
+        let before = |key: &ReceiptKey| first_receipt(self.view.receipts.get(&key.key), key, parcel.sent_at);
+        if let Some(first) = parcel.receipt.as_ref().map(before).transpose()?.flatten() {
             accepted.receipts.push(first);
             return Ok(());
         }
@@ -165,21 +166,6 @@ impl<'c> Decision<'c> {
         self.remember(parcel);
         accepted.receipts.push(receipt(parcel.message_id, parcel.recipients() as u64, false));
         Ok(())
-    }
-
-    /// The receipt that was given for this very message before.
-    fn first_receipt(&self, parcel: &Parcel) -> Result<Option<Receipt>> {
-        let Some(key) = &parcel.receipt else { return Ok(None) };
-        let Some(first) = self.view.receipts.get(&key.key).filter(|first| !is_over(first.at, parcel.sent_at)) else {
-            return Ok(None);
-        };
-        if first.fingerprint != key.fingerprint {
-            return Err(Error::conflict(
-                "this idempotency_key was used within 24 h for another message: use a new key for a new message, and \
-                 the old key only to repeat the old message letter for letter",
-            ));
-        }
-        Ok(Some(receipt(first.message_id, count(first.recipients)?, true)))
     }
 
     fn remember(&mut self, parcel: &Parcel) {
@@ -270,6 +256,18 @@ pub(crate) fn no_room(standing: &Standing, bound: u64) -> Option<&'static str> {
         return Some(HAS_LEFT);
     }
     (u64::try_from(standing.waiting).unwrap_or(0) >= bound).then_some(WAS_FULL)
+}
+
+/// The receipt that was given for this very message before, by what is `kept` under its key.
+pub(super) fn first_receipt(kept: Option<&Kept>, key: &ReceiptKey, now: i64) -> Result<Option<Receipt>> {
+    let Some(first) = kept.filter(|first| !is_over(first.at, now)) else { return Ok(None) };
+    if first.fingerprint != key.fingerprint {
+        return Err(Error::conflict(
+            "this idempotency_key was used within 24 h for another message: use a new key for a new message, and the \
+             old key only to repeat the old message letter for letter",
+        ));
+    }
+    Ok(Some(receipt(first.message_id, count(first.recipients)?, true)))
 }
 
 /// Whether a receipt given `at` is forgotten.

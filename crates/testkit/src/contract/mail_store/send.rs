@@ -149,6 +149,24 @@ pub async fn a_repeat_under_its_key_gives_the_first_receipt_and_adds_nothing(sta
     );
 }
 
+pub async fn what_was_given_under_a_key_is_told_for_a_day_to_who_says_the_same(stage: &Stage) {
+    let replica = stage.replica("one");
+    let asked = async |said: &str, now| {
+        let key = key("k", said).unwrap();
+        insist(async || replica.mail.receipt(&key, now).await).await
+    };
+    assert_eq!(asked("hello", NOW).await.unwrap(), None);
+    let message_id = send(&replica, &Outgoing { receipt: key("k", "hello"), ..circular("ada", &agents(3)) }).await;
+    let given = Receipt { message_id, recipients: 3, durability: Durability::Fsync, duplicate: true };
+    let told = async || Ok(asked("hello", NOW).await?.filter(|told| *told == given));
+    eventually("the first receipt", told).await;
+    let day = Duration::from_secs(24 * 60 * 60);
+    assert_eq!(asked("good bye", NOW).await.unwrap_err().code, ErrorCode::Conflict);
+    assert_eq!(asked("hello", NOW + day - Duration::from_millis(1)).await.unwrap(), Some(given));
+    assert_eq!(asked("hello", NOW + day).await.unwrap(), None);
+    assert_eq!(asked("good bye", NOW + day).await.unwrap(), None);
+}
+
 pub async fn a_key_that_was_used_for_another_message_is_refused_and_nothing_is_added(stage: &Stage) {
     let replica = stage.replica("one");
     send(&replica, &keyed("ada", "bob", "k", "hello")).await;
