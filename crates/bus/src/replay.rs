@@ -20,7 +20,7 @@ use crate::live::Follower;
 pub(crate) const PAGE: usize = 256;
 pub(crate) const PAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Between two looks for an event that is known to be there, and that the server that was asked does not have yet.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+pub(crate) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// One topic, as an engine keeps it.
 pub(crate) trait Kept: Send + Sync + 'static {

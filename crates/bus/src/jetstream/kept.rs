@@ -18,7 +18,7 @@ use guildhall_domain::{Error, Result, Timestamp, ports::bus::Standing};
 use super::{Connection, Inner, Lost};
 use crate::{
     live::Follower,
-    replay::{Kept, PAGE, PAGE_BYTES, Page},
+    replay::{Kept, LOOK_AGAIN_AFTER, PAGE, PAGE_BYTES, Page},
     wire,
 };
 
@@ -53,6 +53,7 @@ impl Kept for Topic {
             if let Some(first) = first.first() {
                 return Ok(place(first)?.0 - 1);
             }
+            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
         }
     }
 

@@ -145,7 +145,8 @@ pub enum ReplayFrom {
 /// How the log that keeps a topic stands to a reader who has read up to some place of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// The first place that is kept; what stood before it, of whatever topic, is gone.
+    /// The first place that is kept; what stood before it, of whatever topic, is gone. How many of these were the
+    /// topic's own nobody can tell any more: topics share a log, and no engine counts them one by one.
     pub first_kept: u64,
     /// The log's newest place, when no event of the topic stands between the reader's and it.
     pub clear_until: Option<u64>,

@@ -77,3 +77,98 @@ impl Shelf {
         self.known.lock().as_ref().filter(|known| Instant::now() < known.good_until).cloned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use async_trait::async_trait;
+    use futures::future::join_all;
+    use guildhall_domain::{
+        AgentId, AuditEntry, Timestamp,
+        event::{Subscriber, TopicInfo, TopicSchema},
+        mail::{Body, Mailbox},
+        ports::{
+            mail_store::{MailboxBound, Outgoing},
+            topic_store::Feed,
+        },
+    };
+    use serde_json::json;
+
+    use super::*;
+
+    const ONLY_SCHEMAS: &str = "publishing asks the database for schemas alone";
+
+    /// One schema, and how often it was asked for.
+    #[derive(Default)]
+    struct Counted {
+        looks: AtomicU32,
+        version: AtomicU32,
+    }
+
+    #[async_trait]
+    impl TopicStore for Counted {
+        async fn schema(&self, _: &TenantId, topic: &Topic, version: Option<u32>) -> Result<Option<TopicSchema>> {
+            assert_eq!(version, None);
+            self.looks.fetch_add(1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            let version = self.version.load(Ordering::SeqCst);
+            Ok(Some(TopicSchema {
+                topic: topic.clone(),
+                version,
+                schema: json!({ "const": version }),
+                set_at: Timestamp::default(),
+                set_by: String::new(),
+            }))
+        }
+
+        async fn add_schema(&self, _: &TenantId, _: &TopicSchema, _: AuditEntry) -> Result<()> {
+            unreachable!("{ONLY_SCHEMAS}")
+        }
+
+        async fn put_subscriber(&self, _: &TenantId, _: &Topic, _: &Subscriber, _: AuditEntry) -> Result<()> {
+            unreachable!("{ONLY_SCHEMAS}")
+        }
+
+        async fn remove_subscriber(&self, _: &TenantId, _: &Topic, _: &AgentId, _: AuditEntry) -> Result<bool> {
+            unreachable!("{ONLY_SCHEMAS}")
+        }
+
+        async fn subscribers(&self, _: &TenantId, _: &Topic) -> Result<Vec<Subscriber>> {
+            unreachable!("{ONLY_SCHEMAS}")
+        }
+
+        async fn topics(&self, _: &TenantId) -> Result<Vec<TopicInfo>> {
+            unreachable!("{ONLY_SCHEMAS}")
+        }
+
+        async fn feeds(&self) -> Result<Vec<Feed>> {
+            unreachable!("{ONLY_SCHEMAS}")
+        }
+
+        async fn feed(&self, _: &Feed, _: u64, _: Vec<Outgoing>, _: MailboxBound) -> Result<Vec<Mailbox>> {
+            unreachable!("{ONLY_SCHEMAS}")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_thousand_events_ask_for_their_schema_once_and_once_more_when_it_changed() {
+        let (store, here, topic) = (Arc::new(Counted::default()), TenantId::default(), Topic::new("t").unwrap());
+        let schemas = Schemas::new(store.clone());
+        let takes = async |content: u32| {
+            let schema = schemas.of(&here, &topic).await.unwrap().expect("the topic has a schema");
+            schema.check(&Body::from_value(&content).unwrap()).is_ok()
+        };
+        for version in 0..3 {
+            store.version.store(version, Ordering::SeqCst);
+            schemas.forget(&here, &topic);
+            let (began, before) = (Instant::now(), store.looks.load(Ordering::SeqCst));
+            let taken = join_all((0..1_000).map(|_| takes(version))).await;
+            assert!(taken.into_iter().all(|taken| taken), "the schema before {version} was asked");
+            let looks = store.looks.load(Ordering::SeqCst) - before;
+            // A machine that stands still for a while has reason to look again.
+            let most = 1 + began.elapsed().as_secs() / GOOD_FOR.as_secs();
+            assert!((1..=most).contains(&looks.into()), "{looks} looks for 1,000 events");
+        }
+    }
+}

@@ -135,7 +135,9 @@ impl Feeds {
         Ok(())
     }
 
-    /// Says so when what stood right after the feed's place is kept no longer.
+    /// Says so when what stood right after the feed's place is kept no longer. It counts places of the log, which
+    /// other topics share: none lost is certain, otherwise it is the most that can have been lost. A feed that has
+    /// brought nothing yet has no place to count from.
     async fn notice_what_is_lost(&self, feed: &mut Feed) -> Result<()> {
         if feed.position == 0 {
             return Ok(());
@@ -148,8 +150,9 @@ impl Feeds {
         tracing::warn!(
             from = feed.position + 1,
             until = standing.first_kept - 1,
-            "events of topic {} may have been lost: {lost} places of its log were removed before they were brought to \
-             its subscribers; keep events for longer, or see why they were not brought",
+            "events of topic {} may have been lost, at most {lost}: so many places of the log that it shares with other \
+             topics were removed before they were looked at for its subscribers; keep events for longer, or see why \
+             they were not brought",
             feed.topic
         );
         metrics::counter!("guildhall_feed_lost_places_total").increment(lost);
