@@ -284,13 +284,13 @@ async fn a_slow_server_holds_nobody_longer_than_was_allowed() {
 
     let outbound = Outbound::new(options());
     let within = |path: &str| {
-        outbound.send(Request::new(Method::GET, format!("http://{address}/{path}")), Duration::from_millis(300))
+        outbound.send(Request::new(Method::GET, format!("http://{address}/{path}")), Duration::from_secs(1))
     };
     let silent = within("silent").await.map(|answer| answer.status).unwrap_err();
     assert_eq!(silent.code, ErrorCode::Timeout);
     let drip = within("drip").await.unwrap().bytes().await.unwrap_err();
     assert_eq!(drip.code, ErrorCode::Timeout);
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -129,7 +129,7 @@ mod tests {
         Health::new(Arc::new(SystemClock), Shutdown::default())
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_engine_that_is_away_at_start_is_waited_for_and_named_once() {
         let lines = Lines::capture();
         let health = health();
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(text.matches("postgres at db:5432 is there").count(), 1, "{text}");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_attempt_that_hangs_is_spoken_of_and_not_broken_off() {
         let lines = Lines::capture();
         let health = health();
@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(text.matches("waiting for postgres: it does not answer").count(), 2, "{text}");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_engine_that_goes_away_later_is_seen_and_seen_again_when_it_is_back() {
         let health = health();
         let shutdown = Shutdown::default();

@@ -232,29 +232,51 @@ fn explain(address: SocketAddr, setting: &str, error: &io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
     use axum::{Router, routing::get};
+    use futures::future::join_all;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
-    const GET: &[u8] = b"GET /who HTTP/1.1\r\nhost: hall\r\n\r\n";
+    const GET: &[u8] = b"GET /who HTTP/1.1\r\nhost: hall\r\nconnection: close\r\n\r\n";
     const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const HTTP2_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 
-    /// A listener that answers, and gives a client half a second for its header.
-    fn serve() -> (SocketAddr, Shutdown) {
+    /// A listener that answers, and gives a client so long for its header.
+    fn serve(header_timeout: Duration) -> (SocketAddr, Shutdown, Arc<AtomicUsize>) {
         let mut listener = Listener::bind(([127, 0, 0, 1], 0).into(), "test").unwrap();
-        listener.header_timeout = Duration::from_millis(500);
+        listener.header_timeout = header_timeout;
         listener.connections_max = 8;
-        let (address, shutdown) = (listener.address(), Shutdown::with_grace(Duration::from_millis(600)));
+        let (address, shutdown) = (listener.address(), Shutdown::with_grace(Duration::from_millis(1_200)));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (slow, never) = (asked.clone(), asked.clone());
         let router = Router::new()
             .route("/who", get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() }))
-            .route("/slow", get(|| tokio::time::sleep(Duration::from_millis(300))))
-            .route("/never", get(std::future::pending::<()>));
+            .route(
+                "/slow",
+                get(async move || {
+                    slow.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                }),
+            )
+            .route(
+                "/never",
+                get(async move || {
+                    never.fetch_add(1, Ordering::Relaxed);
+                    std::future::pending::<()>().await;
+                }),
+            );
         let until = shutdown.clone();
         tokio::spawn(async move { listener.serve(router, &until).await });
-        (address, shutdown)
+        (address, shutdown, asked)
     }
+
+    const PATIENT: Duration = Duration::from_secs(60);
 
     async fn everything_after(address: SocketAddr, sent: &[u8]) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -267,18 +289,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_is_slow_with_its_header_is_cut() {
-        let (address, _shutdown) = serve();
+        let (address, _shutdown, _) = serve(Duration::from_millis(500));
         let preface_and_settings = [HTTP2_PREFACE, HTTP2_SETTINGS].concat();
         let starts: [&[u8]; 5] = [b"", b"P", b"GET /who HTTP/1.1\r\nhost: h", HTTP2_PREFACE, &preface_and_settings];
-        for start in starts {
-            let answer = everything_after(address, start).await;
-            assert!(!answer.contains("200 OK"), "{start:?} was answered: {answer}");
+        for answer in join_all(starts.map(|start| everything_after(address, start))).await {
+            assert!(!answer.contains("200 OK"), "what was not asked was answered: {answer}");
         }
     }
 
     #[tokio::test]
     async fn a_slow_answer_is_not_cut_and_the_peer_is_known() {
-        let (address, _shutdown) = serve();
+        let (address, _shutdown, _) = serve(PATIENT);
         let answer = everything_after(address, b"GET /slow HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
         assert!(everything_after(address, GET).await.contains("\r\n\r\n127.0.0.1:"));
@@ -286,14 +307,13 @@ mod tests {
 
     #[tokio::test]
     async fn connections_above_the_most_wait_until_others_end() {
-        let (address, _shutdown) = serve();
+        let (address, _shutdown, _) = serve(PATIENT);
         let mut idle = Vec::new();
         for _ in 0..8 {
             idle.push(TcpStream::connect(address).await.unwrap());
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let request = b"GET /who HTTP/1.1\r\nhost: hall\r\nconnection: close\r\n\r\n";
-        let late = tokio::spawn(async move { everything_after(address, request).await });
+        let late = tokio::spawn(async move { everything_after(address, GET).await });
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(!late.is_finished(), "served above the bound");
         idle.clear();
@@ -302,13 +322,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_shutdown_finishes_what_is_in_flight_and_cuts_what_does_not_end() {
-        let (address, shutdown) = serve();
+        let (address, shutdown, asked) = serve(PATIENT);
         let ask = |path: &str| {
             let request = format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n");
             tokio::spawn(async move { everything_after(address, request.as_bytes()).await })
         };
         let (slow, never) = (ask("/slow"), ask("/never"));
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        while asked.load(Ordering::Relaxed) < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         shutdown.begin("test");
         assert!(slow.await.unwrap().starts_with("HTTP/1.1 200 OK"));
         assert!(TcpStream::connect(address).await.is_err(), "still accepting");

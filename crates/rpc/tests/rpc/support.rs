@@ -164,7 +164,7 @@ pub(crate) async fn ask(transport: &Transport, call: &Call, what: impl Into<Stri
 }
 
 pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
-    for _ in 0..200 {
+    for _ in 0..1_000 {
         if condition() {
             return;
         }

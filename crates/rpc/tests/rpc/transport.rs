@@ -40,11 +40,11 @@ async fn a_call_ends_at_its_deadline_on_both_sides(connect: Connect) {
     let stub = Stub::default();
     let transport = connect(stub.clone());
     ask(&transport, &caller(), "hello").await.unwrap();
-    let call = Call::within(caller().principal, Duration::from_millis(200));
+    let call = Call::within(caller().principal, Duration::from_millis(500));
     let begun = Instant::now();
     let error = ask(&transport, &call, "sleep:60000").await.unwrap_err();
     assert_eq!((error.code, error.retryable), (ErrorCode::Timeout, true));
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     eventually("the end of the service's work", || stub.dropped.load(Ordering::SeqCst) == 1).await;
 }
 
@@ -52,9 +52,10 @@ async fn a_call_that_nobody_waits_for_is_stopped(connect: Connect) {
     let stub = Stub::default();
     let transport = connect(stub.clone());
     let call = caller();
-    let waiting = ask(&transport, &call, "sleep:60000");
-    let _ = tokio::time::timeout(Duration::from_millis(300), waiting).await.unwrap_err();
-    assert_eq!(stub.seen.load(Ordering::SeqCst), 1);
+    tokio::select! {
+        answer = ask(&transport, &call, "sleep:60000") => panic!("answered at once: {answer:?}"),
+        () = eventually("the call", || stub.seen.load(Ordering::SeqCst) == 1) => {}
+    }
     eventually("the end of the service's work", || stub.dropped.load(Ordering::SeqCst) == 1).await;
 }
 
