@@ -27,10 +27,19 @@ pub struct Service {
 
 impl Service {
     pub async fn ready(&self) {
+        self.says_yes("/ready").await;
+    }
+
+    /// Also while its engines are away.
+    pub async fn listens(&self) {
+        self.says_yes("/health").await;
+    }
+
+    async fn says_yes(&self, path: &str) {
         let caller = Caller::to(format!("http://{}", self.health));
         self.process
             .ready(async || {
-                let answer = caller.request(reqwest::Method::GET, "/ready").send().await.ok()?;
+                let answer = caller.request(reqwest::Method::GET, path).send().await.ok()?;
                 answer.status().is_success().then_some(())
             })
             .await;
@@ -184,7 +193,11 @@ impl Hall {
             Service { websocket: Some(websocket), ..service("gateway", "GUILDHALL_GATEWAY__LISTEN", own) }
         };
         let gateways = vec![gateway(), gateway()];
-        let front = Front::before(gateways.iter().map(|gateway| gateway.health).collect()).await;
+        let mut behind = Vec::new();
+        for (number, gateway) in gateways.iter().enumerate() {
+            behind.push(wires.before(&format!("gateway-{number}"), gateway.health).await);
+        }
+        let front = Front::before(behind).await;
         Some(Self {
             shape: Shape::Distributed,
             front: Some(front),
@@ -251,7 +264,8 @@ impl Hall {
         &self.registries
     }
 
-    /// `nats`, `redis`, `postgres`, `registry-0` or `registry-1`, in a hall that was set up with wires.
+    /// `nats`, `redis`, `postgres`, `registry-0` or `gateway-0`, `registry-1` or `gateway-1`, in a hall that was set up
+    /// with wires.
     pub fn wire(&self, name: &str) -> &Wire {
         self.wires.get(name).unwrap_or_else(|| panic!("there is no wire {name}"))
     }

@@ -30,6 +30,18 @@ impl Socket {
         let _ = self.0.write_all(bytes.as_ref()).await;
     }
 
+    /// Everything up to `end`, which must come within `patience`.
+    pub async fn read_until(&mut self, end: &str, patience: Duration) -> String {
+        let mut all = Vec::new();
+        let reading = async {
+            while !all.ends_with(end.as_bytes()) {
+                all.push(self.0.read_u8().await.expect("the gateway goes on"));
+            }
+        };
+        timeout(patience, reading).await.unwrap_or_else(|_| panic!("no {end:?} came"));
+        String::from_utf8_lossy(&all).into_owned()
+    }
+
     /// Everything until the other side closes, or until nothing has come for `patience`.
     pub async fn read(&mut self, patience: Duration) -> String {
         let mut all = Vec::new();

@@ -20,6 +20,8 @@ use crate::failure::Failure;
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// Longer than the hall gives itself for a call.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
+/// By which a caller of an open hall names itself.
+const AGENT_HEADER: &str = "X-Agent-Id";
 
 /// Which hall, and who asks.
 #[derive(Debug, Clone, Args)]
@@ -44,17 +46,18 @@ impl HallArgs {
     }
 
     pub(crate) fn hall(&self) -> Result<Hall, Failure> {
-        self.hall_for(None)
-    }
-
-    /// As this agent, where the hall is open: with a token, the token says who calls.
-    pub(crate) fn hall_for(&self, agent: Option<&AgentId>) -> Result<Hall, Failure> {
         Ok(Hall {
             client: client(&self.url, |builder| builder)?,
             url: self.url.clone(),
             token: self.token()?,
-            agent: agent.cloned(),
+            agent: None,
+            named_by: None,
         })
+    }
+
+    /// As this agent, where the hall is open: with a token, the token says who calls. `flag` is where it is named.
+    pub(crate) fn hall_for(&self, agent: Option<&AgentId>, flag: &'static str) -> Result<Hall, Failure> {
+        Ok(Hall { agent: agent.cloned(), named_by: Some(flag), ..self.hall()? })
     }
 }
 
@@ -102,6 +105,8 @@ pub(crate) struct Hall {
     url: Url,
     token: Option<Secret>,
     agent: Option<AgentId>,
+    /// The flag that names the agent.
+    named_by: Option<&'static str>,
 }
 
 /// A server-sent event: its id and its data.
@@ -177,7 +182,7 @@ impl Hall {
             request = request.header(AUTHORIZATION, format!("Bearer {}", token.expose_secret()));
         }
         if let Some(agent) = &self.agent {
-            request = request.header("X-Agent-Id", agent.as_str());
+            request = request.header(AGENT_HEADER, agent.as_str());
         }
         let answer = request.send().await.map_err(|error| unreachable(&self.url, &error))?;
         let status = answer.status();
@@ -185,7 +190,7 @@ impl Hall {
             return Ok(answer);
         }
         let body = answer.bytes().await.map_err(|error| unreachable(&self.url, &error))?;
-        Err(Failure::new(refusal(status, &body)))
+        Err(Failure::new(refusal(status, &body, self.named_by)))
     }
 
     async fn send<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
@@ -208,17 +213,19 @@ pub(crate) fn unreachable(url: &Url, error: &reqwest::Error) -> Failure {
 }
 
 /// The hall's error as one line: what happened and what to do.
-fn refusal(status: StatusCode, body: &[u8]) -> String {
+fn refusal(status: StatusCode, body: &[u8], named_by: Option<&str>) -> String {
     let Ok(error) = serde_json::from_slice::<guildhall_domain::Error>(body) else {
         return format!(
             "the answer was {status}, in no form that a hall of this version uses; see that --url is right"
         );
     };
     let wait = error.retry_after.map(|wait| format!(" (in {} ms)", wait.as_millis())).unwrap_or_default();
-    let hint = if status == StatusCode::UNAUTHORIZED {
-        "; on the command line: --token or GUILDHALL_TOKEN, from `guildhall token issue`"
-    } else {
-        ""
+    let hint = match named_by {
+        _ if status == StatusCode::UNAUTHORIZED => {
+            "; on the command line: --token or GUILDHALL_TOKEN, from `guildhall token issue`".to_owned()
+        }
+        Some(flag) if error.message.contains(AGENT_HEADER) => format!("; on the command line: {flag} <agent_id>"),
+        _ => String::new(),
     };
     format!("{}: {}{wait}{hint}", error.code, error.message)
 }
@@ -231,7 +238,7 @@ mod tests {
 
     fn hall(url: &str) -> Hall {
         let url = http_url(url).unwrap();
-        Hall { client: client(&url, |builder| builder).unwrap(), url, token: None, agent: None }
+        Hall { client: client(&url, |builder| builder).unwrap(), url, token: None, agent: None, named_by: None }
     }
 
     #[test]
@@ -246,10 +253,10 @@ mod tests {
     #[test]
     fn an_error_of_the_hall_is_one_readable_line() {
         let body = br#"{"success":false,"error":"RateLimited","message":"too many requests","retry_after_ms":1500}"#;
-        assert_eq!(refusal(StatusCode::TOO_MANY_REQUESTS, body), "RateLimited: too many requests (in 1500 ms)");
-        assert!(refusal(StatusCode::BAD_GATEWAY, b"<html>").contains("502"));
+        assert_eq!(refusal(StatusCode::TOO_MANY_REQUESTS, body, None), "RateLimited: too many requests (in 1500 ms)");
+        assert!(refusal(StatusCode::BAD_GATEWAY, b"<html>", None).contains("502"));
         let body = br#"{"success":false,"error":"AuthenticationError","message":"this hall asks for a token"}"#;
-        assert!(refusal(StatusCode::UNAUTHORIZED, body).contains("--token"));
+        assert!(refusal(StatusCode::UNAUTHORIZED, body, Some("--from")).contains("--token"));
     }
 
     #[tokio::test]

@@ -3,7 +3,12 @@
 //! What is started ends in the opposite order: first the listeners serve their last request, then the gateway sends
 //! on what it gathered, then the registry finishes, and the database is closed last.
 
-use std::{future::Future, path::Path, sync::Arc};
+use std::{
+    fs::{File, TryLockError},
+    future::Future,
+    path::Path,
+    sync::Arc,
+};
 
 use guildhall_bus::BusOptions;
 use guildhall_config::{Config, LogFormat};
@@ -290,6 +295,27 @@ fn create_data_dir(dir: &Path) -> Result<()> {
             dir.display()
         ))
     })
+}
+
+/// For one hall at a time, as long as the file is open: what it keeps in memory, another on the same files would not
+/// know.
+pub(crate) fn hold_data_dir(dir: &Path) -> Result<File> {
+    create_data_dir(dir)?;
+    let unfit = |error| {
+        Error::invalid(format!(
+            "the data directory {} cannot be written: {error}; choose another with --data or data_dir",
+            dir.display()
+        ))
+    };
+    let file = File::options().create(true).append(true).open(dir.join("up.lock")).map_err(unfit)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::Error(error)) => Err(unfit(error)),
+        Err(TryLockError::WouldBlock) => Err(Error::conflict(format!(
+            "another hall runs on the data directory {}: stop it, or choose another with --data or data_dir",
+            dir.display()
+        ))),
+    }
 }
 
 /// Readable by its owner alone, and there whole or not at all: two commands may be the first at the same time, and

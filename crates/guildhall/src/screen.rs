@@ -9,17 +9,25 @@ use crate::failure::Failure;
 
 /// Shows `text` and ends the line.
 pub(crate) fn say(text: impl AsRef<str>) -> Result<(), Failure> {
+    is_heard(text).map(drop)
+}
+
+/// As [`say`]; false when nobody reads any more.
+pub(crate) fn is_heard(text: impl AsRef<str>) -> Result<bool, Failure> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{}", text.as_ref().trim_end_matches('\n')).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Failure::new(format!("cannot write to standard output: {error}")))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::new(format!("cannot write to standard output: {error}"))),
     }
 }
 
 pub(crate) fn say_json(value: &impl Serialize) -> Result<(), Failure> {
-    say(serde_json::to_string_pretty(value).expect("what is shown as JSON has text for keys"))
+    say(pretty(value))
+}
+
+pub(crate) fn pretty(value: &impl Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("what is shown as JSON has text for keys")
 }
 
 /// A line below the head and nothing else, so that a row is a row.

@@ -145,7 +145,8 @@ impl KeyFile {
         let named = |key: &&PrivateKey| key_id(&Suite::sk_to_pk(key).to_bytes()) == sealed.key;
         let Some(key) = self.keys.iter().find(named) else {
             return Err(Failure::new(format!(
-                "it is sealed for the key {}, which {} does not hold",
+                "it is sealed for the key {}, which {} does not hold; name the file that does with --key-file, or ask \
+                 for it again, sealed for the key that is published now",
                 sealed.key,
                 self.path.display()
             )));
@@ -171,7 +172,8 @@ fn usual_path(agent: &AgentId) -> Result<PathBuf, Failure> {
     let data = folder("XDG_DATA_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/share")));
     let data =
         data.ok_or_else(|| Failure::new("there is no home folder for private keys; name a file with --key-file"))?;
-    Ok(data.join("guildhall/keys").join(agent.as_str()))
+    // Not "keys": a hall whose data is there keeps its own under that name.
+    Ok(data.join("guildhall/agent-keys").join(agent.as_str()))
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use guildhall_runtime::{Listener, Policy as TaskPolicy, Task, admin};
 use guildhall_store::Store;
 use tokio_util::sync::CancellationToken;
 
-use crate::process::{Engines, Process, Stages, key_ring};
+use crate::process::{Engines, Process, Stages, hold_data_dir, key_ring};
 
 /// Where a running hall can be reached.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +38,7 @@ pub(crate) async fn up(config: &Config, ready: impl FnOnce(Endpoints) + Send + '
     let process = Process::begin(config, "guildhall")?;
     let doors = Doors::bind(config)?;
     let endpoints = doors.endpoints();
+    let _alone = hold_data_dir(&config.data_dir)?;
     let engines = Engines::connect(config, &process)?;
     let store = engines.store(config, "up")?;
     let stages = Stages::default();

@@ -106,8 +106,8 @@ async fn one(hall: &Hall, part: Part, kind: Kind, replica: usize, time: Duration
         (Kind::Cut, _) => {
             let wire = match part {
                 Part::Hall => unreachable!("an embedded hall has no wires"),
-                // Between a gateway and its callers there is the front; what it is cut from is a registry.
-                Part::Gateway | Part::Registry => hall.wire(if replica == 0 { "registry-0" } else { "registry-1" }),
+                Part::Gateway => hall.wire(&format!("gateway-{replica}")),
+                Part::Registry => hall.wire(&format!("registry-{replica}")),
                 Part::Nats => hall.wire("nats"),
                 Part::Redis => hall.wire("redis"),
                 Part::Postgres => hall.wire("postgres"),

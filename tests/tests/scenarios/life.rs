@@ -54,12 +54,14 @@ async fn asked_to_end_it_finishes_what_is_in_flight_and_exits_with_zero(hall: &H
         let (beginning, rest) = body.split_at(10);
         let head = format!(
             "POST /api/v1/agents/register HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{beginning}",
+             Content-Length: {}\r\nExpect: 100-continue\r\n\r\n",
             body.len(),
         );
         let mut in_flight = Socket::open(address).await;
         in_flight.send(head).await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // It is in flight once the gateway wants its body.
+        in_flight.read_until("100 Continue\r\n\r\n", Duration::from_secs(10)).await;
+        in_flight.send(beginning).await;
         gateway.process.signal(program::Signal::TERM);
         tokio::time::sleep(Duration::from_millis(300)).await;
         in_flight.send(rest).await;
@@ -84,7 +86,9 @@ async fn an_open_stream_does_not_hold_up_the_end(hall: &Hall) {
 }
 
 async fn while_it_waits_for_its_engines_it_can_be_asked_to_end(hall: &Hall) {
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    for service in hall.services() {
+        service.listens().await;
+    }
     for service in hall.services() {
         assert_eq!(service.process.terminate(END).await, Ok(0));
     }
@@ -102,6 +106,14 @@ async fn what_cannot_start_says_why(hall: &Hall) {
     let refused = program::Outcome::of(twice).await.failed();
     let port = taken.port().to_string();
     assert!(refused.stderr.contains(&port) && refused.stderr.contains("gateway.listen"), "{}", refused.stderr);
+
+    // Two halls on the same files, of whose memory neither knows.
+    if hall.shape() == Shape::Embedded {
+        let mut beside = hall.command(&["up"]);
+        beside.env("GUILDHALL_GATEWAY__LISTEN", "127.0.0.1:0").env("GUILDHALL_GATEWAY__WS_LISTEN", "127.0.0.1:0");
+        let refused = program::Outcome::of(beside).await.failed();
+        assert!(refused.stderr.contains("another hall") && refused.stderr.contains("--data"), "{}", refused.stderr);
+    }
 
     // An open hall for everyone's eyes.
     let mut exposed = hall.command(arguments);

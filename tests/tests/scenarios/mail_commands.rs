@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use guildhall_tests::{Hall, Setup, eventually, program::Outcome, scenarios};
+use guildhall_tests::{Hall, Setup, Shape, eventually, program::Outcome, scenarios};
 use serde_json::{Value, json};
 
 scenarios! {
     what_is_sent_is_shown_once_and_is_history_then(Setup::open());
     a_turn_hook_says_what_waits_and_nothing_when_nothing_does(Setup::open());
     sealed_words_are_read_by_their_reader_alone(Setup::open());
+    words_that_cannot_be_opened_keep_back_no_others(Setup::open());
+    keys_lie_beside_what_a_hall_keeps_in_the_same_home(Setup::open());
     dead_letters_are_listed_shown_redriven_and_purged(Setup::required());
     a_topic_is_followed_live_and_replayed(Setup::open());
 }
@@ -29,6 +31,10 @@ async fn what_is_sent_is_shown_once_and_is_history_then(hall: &Hall) {
     assert!(before.stdout.contains("12345678901234567890123"), "{}", before.stdout);
     let refused = hall.run(&["send", "nobody", "x", "--from", "alice"]).await.failed();
     assert!(refused.stderr.contains("nobody"), "{}", refused.stderr);
+    let nameless = hall.run(&["send", "bob", "x"]).await.failed();
+    assert!(nameless.stderr.contains("--from <agent_id>"), "says how to name oneself here: {}", nameless.stderr);
+    let nameless = hall.run(&["inbox"]).await.failed();
+    assert!(nameless.stderr.contains("--agent <agent_id>"), "says how to name oneself here: {}", nameless.stderr);
 }
 
 async fn a_turn_hook_says_what_waits_and_nothing_when_nothing_does(hall: &Hall) {
@@ -73,6 +79,51 @@ async fn sealed_words_are_read_by_their_reader_alone(hall: &Hall) {
     assert_eq!(agent["old_keys"].as_array().map(Vec::len), Some(1), "{agent}");
     let opened = hall.run(&["inbox", "--agent", "bob", "--open", "--key-file", keys]).await.ok().stdout;
     assert!(opened.contains("the first secret") && opened.contains("the second secret"), "{opened}");
+}
+
+async fn words_that_cannot_be_opened_keep_back_no_others(hall: &Hall) {
+    for agent in ["alice", "bob"] {
+        hall.caller().register(agent).await;
+    }
+    let file = |name: &str| hall.folder().join(name).to_str().unwrap().to_owned();
+    let (keys, lost) = (file("keys"), file("lost"));
+    hall.run(&["keys", "new", "bob", "--key-file", &lost]).await.ok();
+    hall.run(&["send", "bob", "for the lost key", "--from", "alice", "--seal"]).await.ok();
+    let forged = json!({"to": "bob", "message": {"sealed": {"form": "x", "key": "", "enc": "", "ciphertext": ""}}});
+    hall.agent("alice").post("/api/v1/messages", forged).await.ok();
+    hall.run(&["keys", "new", "bob", "--key-file", &keys]).await.ok();
+    hall.run(&["send", "bob", "a secret", "--from", "alice", "--seal"]).await.ok();
+    hall.run(&["send", "bob", "plain words", "--from", "alice"]).await.ok();
+
+    let taken = hall.run(&["inbox", "--agent", "bob", "--open", "--key-file", &keys]).await.failed();
+    assert!(taken.stdout.contains("> a secret") && taken.stdout.contains("> plain words"), "{}", taken.stdout);
+    assert_eq!(taken.stdout.matches("sealed, and not opened").count(), 2, "{}", taken.stdout);
+    assert!(taken.stderr.contains("2 of 4") && taken.stderr.contains("--history --open"), "{}", taken.stderr);
+    let nothing = hall.run(&["inbox", "--agent", "bob", "--open", "--key-file", &keys]).await.ok().stdout;
+    assert_eq!(nothing, "nothing waits\n");
+    let again = ["inbox", "--agent", "bob", "--history", "--open", "--json", "--key-file", &lost];
+    let again = hall.run(&again).await.failed().json();
+    assert_eq!(again["messages"][0]["opened"], "for the lost key", "{again}");
+    assert!(again["messages"][2]["unopened"].as_str().unwrap().contains("does not hold"), "{again}");
+}
+
+/// A hall keeps its own keys in its data directory, which is in the home of whoever runs it.
+async fn keys_lie_beside_what_a_hall_keeps_in_the_same_home(hall: &Hall) {
+    hall.caller().register("bob").await;
+    let home = hall.folder().join("home");
+    let at_home = |arguments: &[&str]| {
+        let mut command = hall.command(arguments);
+        command.env("HOME", &home).env_remove("GUILDHALL_DATA_DIR").env_remove("GUILDHALL_SECRETS__KEYS");
+        Outcome::of(command)
+    };
+    if hall.shape() == Shape::Embedded {
+        at_home(&["token", "issue", "--agent", "x"]).await.ok();
+        assert!(home.join(".local/share/guildhall/keys").is_file(), "the hall's own keys are elsewhere");
+    }
+    at_home(&["keys", "new", "bob"]).await.ok();
+    at_home(&["send", "bob", "for bob", "--from", "bob", "--seal"]).await.ok();
+    let opened = at_home(&["inbox", "--agent", "bob", "--open"]).await.ok().stdout;
+    assert!(opened.contains("> for bob"), "{opened}");
 }
 
 async fn dead_letters_are_listed_shown_redriven_and_purged(hall: &Hall) {

@@ -39,10 +39,11 @@ async fn ends_everywhere(hall: &Hall, token: &str) {
 }
 
 async fn a_token_is_good_until_it_expires(hall: &Hall) {
-    let token = hall.issue_token(&["--agent", "brief", "--ttl", "3s"]).await;
+    let token = hall.issue_token(&["--agent", "brief", "--ttl", "6s"]).await;
+    let issued = Instant::now();
     let brief = hall.caller().token(&token);
     brief.get("/api/v1/agents").await.ok();
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    tokio::time::sleep(Duration::from_secs(6).saturating_sub(issued.elapsed())).await;
     for caller in at_every_gateway(hall, &token) {
         caller.get("/api/v1/agents").await.refused(401, "AuthenticationError");
     }

@@ -100,7 +100,8 @@ impl Events {
             Verb::Publish { topic, event, from, hall } => {
                 let event = Body::from_text(event)?;
                 let path = ["api", "v1", "topics", topic.as_str(), "events"];
-                let answer: Value = hall.hall_for(from.as_ref())?.post(&path, &json!({ "event": event })).await?;
+                let answer: Value =
+                    hall.hall_for(from.as_ref(), "--from")?.post(&path, &json!({ "event": event })).await?;
                 screen::say(format!("published: {}", answer["sequence"]))
             }
         }
@@ -173,6 +174,9 @@ impl Reading {
             if after.is_none() {
                 break;
             }
+        }
+        if shown == 0 && !self.json {
+            eprintln!("nothing of {topic} fits, or nothing is kept");
         }
         Ok(())
     }

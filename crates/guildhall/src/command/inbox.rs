@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::Args;
 use guildhall_domain::{
     AgentId,
-    mail::{Delivered, Message, delivery::Kept},
+    mail::{Delivered, Message, Recipient, delivery::Kept},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -40,7 +40,7 @@ pub(super) struct Inbox {
     /// Open what is sealed with the private keys of this machine
     #[arg(long)]
     open: bool,
-    /// Where the private keys are [default: ~/.local/share/guildhall/keys/<agent>]
+    /// Where the private keys are [default: ~/.local/share/guildhall/agent-keys/<agent>]
     #[arg(long, value_name = "FILE", requires = "open")]
     key_file: Option<PathBuf>,
     /// For an agent's turn hook: unread mail as text for the agent, nothing at all when there is none
@@ -60,24 +60,51 @@ struct Taken {
 
 /// Bodies stay as they were written.
 #[derive(Serialize)]
-struct Inboxed<'a> {
-    messages: Vec<Shown<'a>>,
+struct Shown<'a, M> {
+    messages: Vec<ShownMessage<'a, M>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total: Option<u64>,
 }
 
 #[derive(Serialize)]
-struct Shown<'a> {
+struct ShownMessage<'a, M> {
     #[serde(flatten)]
-    mail: &'a Delivered,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    opened: Option<Value>,
+    message: &'a M,
+    #[serde(flatten)]
+    seal: Option<&'a Seal>,
 }
 
-#[derive(Serialize, Deserialize)]
+impl<'a, M> Shown<'a, M> {
+    fn new(messages: &'a [M], letters: &'a [Letter<'_>], total: Option<u64>) -> Self {
+        let shown = messages.iter().zip(letters);
+        let shown = shown.map(|(message, letter)| ShownMessage { message, seal: letter.seal.as_ref() });
+        Self { messages: shown.collect(), total }
+    }
+}
+
+/// A message as it is shown.
+struct Letter<'a> {
+    message: &'a Message,
+    /// Of one that is sealed, where it was to be opened.
+    seal: Option<Seal>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Seal {
+    Opened(Value),
+    /// Why not.
+    Unopened(String),
+}
+
+#[derive(Deserialize)]
 struct Before {
     messages: Vec<Kept>,
     total: u64,
 }
 
+/// Between taking and acknowledging there is only the showing. What was taken and not shown comes again soon.
+const SHOWING_TIME: Duration = Duration::from_secs(60);
 /// A hook stands in its agent's way: it gives up rather than hold it up.
 const HOOK_TIME: Duration = Duration::from_secs(5);
 /// Claude Code hands on 10,000 characters of a hook's output whole, and of more only the beginning. So long messages
@@ -88,14 +115,18 @@ const HOOK_AT_ONCE: usize = 2;
 
 impl Inbox {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let hall = self.hall.hall_for(self.agent.as_ref())?;
+        let hall = self.hall.hall_for(self.agent.as_ref(), "--agent")?;
         if self.history {
             return self.show_history(&hall).await;
         }
         if !self.hook {
             let taken = self.take(&hall, self.limit).await?;
-            self.show(&taken)?;
-            return if self.manual { Ok(()) } else { acknowledge(&hall, &taken).await };
+            let letters: Vec<Letter<'_>> = taken.iter().map(|mail| self.letter(&mail.message)).collect();
+            // What nobody read comes again.
+            if self.show(&taken, &letters)? && !self.manual {
+                acknowledge(&hall, &taken).await?;
+            }
+            return all_opened(&letters);
         }
         tokio::time::timeout(HOOK_TIME, self.tell(&hall))
             .await
@@ -108,6 +139,7 @@ impl Inbox {
             ("limit", Some(limit.to_string())),
             ("pending", (!self.history).then(|| "true".to_owned())),
             ("wait_ms", self.wait.map(|time| time.as_millis().to_string())),
+            ("lease_ms", (!self.history && !self.manual).then(|| SHOWING_TIME.as_millis().to_string())),
         ]
     }
 
@@ -129,7 +161,7 @@ impl Inbox {
                 screen::say(HOOK_HEAD)?;
             }
             for mail in &taken {
-                let text = cut(self.text(&mail.message)?);
+                let text = cut(self.letter(&mail.message).text(None)?);
                 shown += text.chars().count();
                 screen::say(text)?;
             }
@@ -138,68 +170,84 @@ impl Inbox {
         screen::say("More may wait: look with the tool check_inbox.")
     }
 
-    fn show(&self, taken: &[Delivered]) -> Result<(), Failure> {
+    /// Whether all of it was read.
+    fn show(&self, taken: &[Delivered], letters: &[Letter<'_>]) -> Result<bool, Failure> {
         if self.json {
-            let shown = taken.iter().map(|mail| Ok(Shown { mail, opened: self.opened(&mail.message)? }));
-            let messages = shown.collect::<Result<Vec<_>, Failure>>()?;
-            return screen::say_json(&Inboxed { messages });
+            return screen::is_heard(screen::pretty(&Shown::new(taken, letters, None)));
         }
         if taken.is_empty() {
-            return screen::say("nothing waits");
+            return screen::is_heard("nothing waits");
         }
-        for mail in taken {
-            screen::say(self.text(&mail.message)?)?;
+        for (mail, letter) in taken.iter().zip(letters) {
+            let mut text = letter.text(None)?;
             if self.manual {
-                screen::say(format!("  lease {} until {}", mail.lease, mail.lease_until))?;
+                text += &format!("\n  lease {} until {}", mail.lease, mail.lease_until);
+            }
+            if !screen::is_heard(text)? {
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn show_history(&self, hall: &Hall) -> Result<(), Failure> {
         let path = ["api", "v1", "messages"];
         let before: Before = hall.get(&path, &self.query(self.limit)).await?;
+        let letters: Vec<Letter<'_>> = before.messages.iter().map(|kept| self.letter(&kept.message)).collect();
         if self.json {
-            return screen::say_json(&before);
+            screen::say_json(&Shown::new(&before.messages, &letters, Some(before.total)))?;
+            return all_opened(&letters);
         }
-        for kept in &before.messages {
-            screen::say(format!("{}  ({})", self.text(&kept.message)?, kept.state.as_str()))?;
+        for (kept, letter) in before.messages.iter().zip(&letters) {
+            screen::say(letter.text(Some(kept.state.as_str()))?)?;
         }
-        screen::say(format!("{} of {}", before.messages.len(), before.total))
+        screen::say(format!("{} of {}", before.messages.len(), before.total))?;
+        all_opened(&letters)
     }
 
-    /// One message for a reader: who, when, what; the words of its sender indented, so that they cannot pass for ours.
-    fn text(&self, message: &Message) -> Result<String, Failure> {
-        let Message { message_id, from, kind, priority, sent_at, .. } = message;
-        let head = format!("{sent_at}  {from}  {kind}, {}  [{message_id}]", priority.as_str());
-        let body = match self.opened(message)? {
-            Some(opened) => plain(&opened),
-            None => plain(&message.body.parse()?),
+    fn letter<'a>(&self, message: &'a Message) -> Letter<'a> {
+        let seal = self.open.then(|| self.unsealed(message)).flatten();
+        Letter { message, seal: seal.map(|unsealed| unsealed.map_or_else(Seal::Unopened, Seal::Opened)) }
+    }
+
+    /// `None` for what is not sealed; otherwise what was, or why that cannot be known here.
+    fn unsealed(&self, message: &Message) -> Option<Result<Value, String>> {
+        let Envelope { sealed } = message.body.parse().ok()?;
+        let Recipient::Agent(reader) = &message.to else { return None };
+        let plain = KeyFile::open(self.key_file.clone(), reader).and_then(|file| file.unseal(&sealed, reader));
+        Some(match plain.map(|plain| serde_json::from_slice(&plain)) {
+            Ok(Ok(words)) => Ok(words),
+            Ok(Err(error)) => Err(format!("what was sealed is no JSON: {error}")),
+            Err(failure) => Err(failure.message().to_owned()),
+        })
+    }
+}
+
+impl Letter<'_> {
+    /// For a reader: who, when, what; the words of its sender indented, so that they cannot pass for ours. One that
+    /// cannot be opened says why and keeps back no other.
+    fn text(&self, state: Option<&str>) -> Result<String, Failure> {
+        let Message { message_id, from, kind, priority, sent_at, body, .. } = self.message;
+        let state = state.map(|state| format!("  {state}")).unwrap_or_default();
+        let head = format!("{sent_at}  {from}  {kind}, {}  [{message_id}]{state}", priority.as_str());
+        let body = match &self.seal {
+            Some(Seal::Unopened(why)) => return Ok(format!("{head}\n  sealed, and not opened: {why}")),
+            Some(Seal::Opened(words)) => plain(words),
+            None => plain(&body.parse()?),
         };
         let quoted: String = body.lines().map(|line| format!("\n  > {}", visible(line))).collect();
         Ok(head + &quoted)
     }
+}
 
-    fn opened(&self, message: &Message) -> Result<Option<Value>, Failure> {
-        if !self.open {
-            return Ok(None);
-        }
-        let Ok(Envelope { sealed }) = message.body.parse::<Envelope>() else { return Ok(None) };
-        let reader = match &message.to {
-            guildhall_domain::mail::Recipient::Agent(agent) => agent,
-            _ => return Ok(None),
-        };
-        let failed = |failure: Failure| {
-            Failure::new(format!(
-                "{} from {} cannot be opened: {}",
-                message.message_id,
-                message.from,
-                failure.message()
-            ))
-        };
-        let file = KeyFile::open(self.key_file.clone(), reader)?;
-        let plain = file.unseal(&sealed, reader).map_err(failed)?;
-        serde_json::from_slice(&plain).map(Some).map_err(|error| failed(Failure::new(error.to_string())))
+/// That some could not be read is a failure of the command, once all others have been shown.
+fn all_opened(letters: &[Letter<'_>]) -> Result<(), Failure> {
+    match letters.iter().filter(|letter| matches!(letter.seal, Some(Seal::Unopened(_)))).count() {
+        0 => Ok(()),
+        count => Err(Failure::new(format!(
+            "{count} of {} could not be opened; `guildhall inbox --history --open` tries again",
+            letters.len()
+        ))),
     }
 }
 

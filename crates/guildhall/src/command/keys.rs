@@ -32,7 +32,7 @@ struct Pair {
     /// Whose key it is
     #[arg(value_name = "AGENT")]
     agent: AgentId,
-    /// Where the private keys are [default: ~/.local/share/guildhall/keys/<agent>]
+    /// Where the private keys are [default: ~/.local/share/guildhall/agent-keys/<agent>]
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
     #[command(flatten)]
@@ -65,13 +65,15 @@ impl Keys {
 impl Pair {
     async fn publish(&self, file: &KeyFile, key: &Value) -> Result<(), Failure> {
         let path = ["api", "v1", "agents", self.agent.as_str(), "key"];
-        let published: Result<Value, _> = self.hall.hall_for(Some(&self.agent))?.put(&path, key).await;
+        let published: Result<Value, _> = self.hall.hall_for(Some(&self.agent), "AGENT")?.put(&path, key).await;
         let agent = &self.agent;
         published.map_err(|failure| {
+            let elsewhere = self.key_file.as_ref().map(|path| format!(" --key-file {}", path.display()));
             Failure::new(format!(
-                "{}; the private key is kept in {}: publish it later with `guildhall keys publish {agent}`",
+                "{}; the private key is kept in {}: publish it later with `guildhall keys publish {agent}{}`",
                 failure.message(),
-                file.path().display()
+                file.path().display(),
+                elsewhere.unwrap_or_default()
             ))
         })?;
         screen::say(format!(

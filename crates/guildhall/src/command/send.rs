@@ -97,7 +97,7 @@ struct Said {
 
 impl Send {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let hall = self.hall.hall_for(self.from.as_ref())?;
+        let hall = self.hall.hall_for(self.from.as_ref(), "--from")?;
         let said = self.said()?;
         let message = if self.seal { self.sealed(&hall, &said).await? } else { said };
         let sent = Sent {
