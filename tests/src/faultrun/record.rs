@@ -12,8 +12,9 @@ use serde::Serialize;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "saw", rename_all = "snake_case")]
 pub enum Saw {
-    /// A sender begins to send, perhaps many times over, the `n`th message of its line.
-    Sending { key: String, sender: String, to: Vec<String>, priority: String, n: u64 },
+    /// A sender begins to send, perhaps many times over, the `n`th message of its line. One that is doomed its
+    /// receivers refuse until it is a dead letter.
+    Sending { key: String, sender: String, to: Vec<String>, priority: String, n: u64, doomed: bool },
     /// The hall acknowledged it.
     Accepted { key: String, message_id: String },
     /// A receiver acts upon it.
@@ -23,7 +24,7 @@ pub enum Saw {
     /// The hall took the receiver's acknowledgement.
     Settled { by: String, message_id: String },
     /// Found among the dead letters at the end.
-    Dead { mailbox: String, message_id: String, reason: String },
+    Dead { mailbox: String, message_id: String, attempts: u64, reason: String },
     /// What was done to the hall.
     Fault { part: String, kind: String },
     /// What no one expected, such as a refusal that cannot be.

@@ -8,18 +8,20 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::{task::JoinSet, time::Instant};
+use tokio::task::JoinSet;
+use tokio_tungstenite::tungstenite::Error;
 
 use super::{
     Dice,
-    record::{Record, Saw},
+    checker::{self, ATTEMPTS, REFUSAL},
+    record::{Entry, Record, Saw},
 };
 use crate::{Caller, Hall, socket::Socket};
 
@@ -35,8 +37,6 @@ pub struct Traffic {
     receivers: JoinSet<()>,
     sending: Arc<AtomicBool>,
     receiving: Arc<AtomicBool>,
-    /// Acknowledged and not yet acted upon by everyone it is for; an effect may come before its acknowledgement.
-    outstanding: Arc<AtomicI64>,
 }
 
 fn receiver(number: u64) -> String {
@@ -54,7 +54,6 @@ impl Traffic {
             receivers: JoinSet::new(),
             sending: Arc::new(AtomicBool::new(true)),
             receiving: Arc::new(AtomicBool::new(true)),
-            outstanding: Arc::default(),
         };
         for number in 0..RECEIVERS {
             let hand = Hand {
@@ -63,8 +62,6 @@ impl Traffic {
                 record: record.clone(),
                 receiving: traffic.receiving.clone(),
                 dice: Dice::seeded(seed ^ (0xD1CE << 8) ^ number),
-                acted: HashSet::new(),
-                outstanding: traffic.outstanding.clone(),
             };
             if number % 2 == 0 {
                 traffic.receivers.spawn(hand.poll());
@@ -81,39 +78,57 @@ impl Traffic {
                 record: record.clone(),
                 sending: traffic.sending.clone(),
                 dice: Dice::seeded(seed ^ (0x5E4D << 8) ^ number),
-                outstanding: traffic.outstanding.clone(),
             };
             traffic.senders.spawn(sender.run());
         }
         traffic
     }
 
-    /// Stops the senders, lets everything arrive, stops the receivers, and looks for dead letters.
+    /// Stops the senders, lets everything arrive, stops the receivers, and notes the dead letters.
     pub async fn end(mut self, hall: &Hall, record: &Record) {
         self.sending.store(false, Ordering::Relaxed);
-        while let Some(ended) = self.senders.join_next().await {
-            ended.unwrap();
-        }
-        let patience = Instant::now() + DRAIN;
-        while self.outstanding.load(Ordering::Relaxed) > 0 && Instant::now() < patience {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        self.receiving.store(false, Ordering::Relaxed);
-        while let Some(ended) = self.receivers.join_next().await {
-            ended.unwrap();
-        }
-        for number in 0..RECEIVERS {
-            let name = receiver(number);
-            let page = hall.agent(&name).get(&format!("/api/v1/dlq?agent_id={name}&limit=1000")).await.ok();
-            for letter in page["dead_letters"].as_array().unwrap() {
-                record.note(Saw::Dead {
-                    mailbox: name.clone(),
-                    message_id: letter["message_id"].as_str().unwrap().to_owned(),
-                    reason: letter["reason"].as_str().unwrap_or_default().to_owned(),
-                });
+        let all_is_well = tokio::time::timeout(DRAIN, async {
+            while let Some(ended) = self.senders.join_next().await {
+                ended.unwrap();
             }
+            loop {
+                let letters = dead_letters(hall).await.into_iter().map(|saw| Entry { at_ms: 0, saw });
+                let seen: Vec<Entry> = record.entries().into_iter().chain(letters).collect();
+                if checker::lost(&seen).is_empty() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            self.receiving.store(false, Ordering::Relaxed);
+            while let Some(ended) = self.receivers.join_next().await {
+                ended.unwrap();
+            }
+        });
+        if all_is_well.await.is_err() {
+            record.note(Saw::Odd {
+                what: format!("not all was sent, received and settled {DRAIN:?} after the last fault"),
+            });
+        }
+        for letter in dead_letters(hall).await {
+            record.note(letter);
         }
     }
+}
+
+async fn dead_letters(hall: &Hall) -> Vec<Saw> {
+    let mut letters = Vec::new();
+    for number in 0..RECEIVERS {
+        let name = receiver(number);
+        let page = hall.agent(&name).get(&format!("/api/v1/dlq?agent_id={name}&limit=1000")).await.ok();
+        assert_eq!(page["next_cursor"], Value::Null, "more dead letters than a page holds");
+        letters.extend(page["dead_letters"].as_array().unwrap().iter().map(|letter| Saw::Dead {
+            mailbox: name.clone(),
+            message_id: letter["message_id"].as_str().unwrap().to_owned(),
+            attempts: letter["attempts"].as_u64().unwrap(),
+            reason: letter["reason"].as_str().unwrap_or_default().to_owned(),
+        }));
+    }
+    letters
 }
 
 struct Sender {
@@ -122,7 +137,6 @@ struct Sender {
     record: Record,
     sending: Arc<AtomicBool>,
     dice: Dice,
-    outstanding: Arc<AtomicI64>,
 }
 
 impl Sender {
@@ -133,42 +147,56 @@ impl Sender {
             let key = format!("{}-{n}", self.name);
             let priority =
                 ["normal", "normal", "normal", "high", "low", "critical"][usize::try_from(self.dice.below(6)).unwrap()];
-            // Now and then to all of them at once.
-            let (to, receivers) = if self.dice.below(20) == 0 {
-                ("capability:reads".to_owned(), (0..RECEIVERS).map(receiver).collect())
-            } else {
-                let one = receiver(self.dice.below(RECEIVERS));
-                (one.clone(), vec![one])
+            // Now and then to all of them at once; now and then one that its receiver will not have.
+            let (to, receivers, doomed) = match self.dice.below(40) {
+                0 | 1 => ("capability:reads".to_owned(), (0..RECEIVERS).map(receiver).collect(), false),
+                lot => {
+                    let one = receiver(self.dice.below(RECEIVERS));
+                    (one.clone(), vec![one], lot == 2)
+                }
             };
             self.record.note(Saw::Sending {
                 key: key.clone(),
                 sender: self.name.clone(),
-                to: receivers.clone(),
+                to: receivers,
                 priority: priority.to_owned(),
                 n,
+                doomed,
             });
             let body = json!({
                 "to": to, "priority": priority, "idempotency_key": key,
-                "message": {"key": key, "filling": "x".repeat(usize::try_from(self.dice.below(400)).unwrap())},
+                "message": {
+                    "key": key, "doomed": doomed,
+                    "filling": "x".repeat(usize::try_from(self.dice.below(400)).unwrap()),
+                },
             });
-            let message_id = self.until_acknowledged(&body).await;
-            self.outstanding.fetch_add(i64::try_from(receivers.len()).unwrap(), Ordering::Relaxed);
-            self.record.note(Saw::Accepted { key, message_id });
+            let Some(message_id) = self.until_acknowledged(&body).await else { continue };
+            self.record.note(Saw::Accepted { key: key.clone(), message_id });
+            // A client that never heard the answer.
+            if self.dice.below(20) == 0
+                && let Some(message_id) = self.until_acknowledged(&body).await
+            {
+                self.record.note(Saw::Accepted { key, message_id });
+            }
             tokio::time::sleep(self.dice.millis(1, 30)).await;
         }
     }
 
-    async fn until_acknowledged(&mut self, body: &Value) -> String {
+    /// `None`: it was refused, which nothing in a run is a reason for.
+    async fn until_acknowledged(&mut self, body: &Value) -> Option<String> {
         loop {
             let sent = self.caller.request(Method::POST, "/api/v1/messages").json(body);
             if let Ok(answer) = sent.timeout(Duration::from_secs(10)).send().await {
                 let status = answer.status().as_u16();
                 let answer: Value = answer.json().await.unwrap_or_default();
                 match (status, answer["message_id"].as_str()) {
-                    (200, Some(id)) => return id.to_owned(),
+                    (200, Some(id)) => return Some(id.to_owned()),
                     // Unavailable, a gateway that died, too slow: the same again.
                     (500.., _) | (429, _) => {}
-                    _ => self.record.note(Saw::Odd { what: format!("{} was refused: {status} {answer}", self.name) }),
+                    _ => {
+                        self.record.note(Saw::Odd { what: format!("{} was refused: {status} {answer}", self.name) });
+                        return None;
+                    }
                 }
             }
             tokio::time::sleep(self.dice.millis(20, 200)).await;
@@ -182,9 +210,6 @@ struct Hand {
     record: Record,
     receiving: Arc<AtomicBool>,
     dice: Dice,
-    /// What this receiver has acted upon, by key: it does not act twice, as the hall's documents advise.
-    acted: HashSet<String>,
-    outstanding: Arc<AtomicI64>,
 }
 
 impl Hand {
@@ -208,32 +233,36 @@ impl Hand {
             }
             let mut passed_over = HashSet::new();
             for mail in taken["messages"].as_array().into_iter().flatten() {
-                let line = (mail["from"].to_string(), mail["priority"].to_string());
+                let line = line(mail);
                 if passed_over.contains(&line) {
                     continue;
                 }
-                if self.dice.below(40) == 0 {
+                if let Some(reason) = self.refuses(mail, &mail["attempt"]) {
                     // What it holds of this line beyond comes again, after the refused one.
                     passed_over.insert(line);
-                    self.settle(mail, "nack", json!({"lease": mail["lease"], "delay_ms": 50})).await;
+                    self.settle(mail, "nack", json!({"lease": mail["lease"], "delay_ms": 50, "reason": reason})).await;
                     continue;
                 }
-                self.act(mail);
+                self.act(mail, &mail["attempt"]);
                 self.settle(mail, "ack", json!({"lease": mail["lease"]})).await;
             }
         }
     }
 
-    fn act(&mut self, mail: &Value) {
-        let key = mail["message"]["key"].as_str().unwrap_or_default().to_owned();
-        if self.acted.insert(key.clone()) {
-            self.outstanding.fetch_sub(1, Ordering::Relaxed);
+    /// What is doomed each time; of the rest now and then one, which does not die of it.
+    fn refuses(&mut self, mail: &Value, attempt: &Value) -> Option<&'static str> {
+        if mail["message"]["doomed"] == true {
+            return Some(REFUSAL);
         }
+        (self.dice.below(40) == 0 && attempt.as_u64()? < 3).then_some("not now")
+    }
+
+    fn act(&mut self, mail: &Value, attempt: &Value) {
         self.record.note(Saw::Effect {
             by: self.name.clone(),
-            key,
+            key: mail["message"]["key"].as_str().unwrap_or_default().to_owned(),
             message_id: mail["message_id"].as_str().unwrap_or_default().to_owned(),
-            attempt: mail["attempt"].as_u64().unwrap_or(0),
+            attempt: attempt.as_u64().unwrap_or(0),
         });
     }
 
@@ -260,47 +289,91 @@ impl Hand {
 
     async fn hold_a_socket(mut self, url: String) {
         while self.receiving.load(Ordering::Relaxed) {
-            let Ok(mut socket) = Socket::try_open(&url, &self.name).await else {
+            let Ok(socket) = Socket::try_open(&url, &self.name).await else {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            // What the hall has not taken the acknowledgement of, by message.
-            let mut unsettled: HashMap<String, Value> = HashMap::new();
-            while self.receiving.load(Ordering::Relaxed) {
-                match socket.try_next(Duration::from_secs(1)).await {
-                    Ok(None) => {}
-                    Ok(Some(frame)) if frame["type"] == "message.new" => {
-                        // It leaves with what it held.
-                        if self.dice.below(200) == 0 {
-                            break;
-                        }
-                        let mut mail = frame["message"].clone();
-                        mail["attempt"] = frame["attempt"].clone();
-                        self.act(&mail);
-                        let ack = json!({"type": "ack", "message_id": mail["message_id"], "lease": frame["lease"],
-                            "ref": mail["message_id"]});
-                        unsettled.insert(mail["message_id"].as_str().unwrap_or_default().to_owned(), ack.clone());
-                        if socket.try_send(&ack).await.is_err() {
-                            break;
-                        }
-                    }
-                    // A part of the hall is away: the same again, until it says yes, or that the lease is stale.
-                    Ok(Some(frame)) if frame["type"] == "error" && frame["error"] != "Conflict" => {
-                        let Some(ack) = frame["ref"].as_str().and_then(|id| unsettled.get(id)) else { continue };
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                        if socket.try_send(ack).await.is_err() {
-                            break;
-                        }
-                    }
-                    Ok(Some(frame)) if frame["type"] == "ok" => {
-                        let message_id = frame["ref"].as_str().unwrap_or_default().to_owned();
-                        unsettled.remove(&message_id);
-                        self.record.note(Saw::Settled { by: self.name.clone(), message_id });
-                    }
-                    Ok(Some(_)) => {}
-                    Err(_) => break,
-                }
+            // Whatever ends it, the next one goes on.
+            let _ = Live { hand: &mut self, socket, said: HashMap::new(), put_off: HashMap::new() }.run().await;
+        }
+    }
+}
+
+/// Of one sender and priority, which order is held within.
+fn line(mail: &Value) -> (String, String) {
+    (mail["from"].to_string(), mail["priority"].to_string())
+}
+
+/// A hand's socket while it is up.
+struct Live<'h> {
+    hand: &'h mut Hand,
+    socket: Socket,
+    /// The settlements that the hall has not answered, by their reference.
+    said: HashMap<String, Value>,
+    /// The refused message of each line that waits for it to come again; what was pushed behind it comes again too.
+    put_off: HashMap<(String, String), Value>,
+}
+
+impl Live<'_> {
+    /// Until it leaves, with what it holds.
+    async fn run(mut self) -> Result<(), Error> {
+        while self.hand.receiving.load(Ordering::Relaxed) {
+            let Some(frame) = self.socket.try_next(Duration::from_secs(1)).await? else { continue };
+            match frame["type"].as_str() {
+                Some("message.new") if self.hand.dice.below(200) == 0 => return Ok(()),
+                Some("message.new") => self.take(&frame).await?,
+                Some("ok") => self.answered(&frame),
+                Some("error") => self.failed(&frame).await?,
+                _ => {}
             }
         }
+        Ok(())
+    }
+
+    async fn take(&mut self, frame: &Value) -> Result<(), Error> {
+        let mail = &frame["message"];
+        let line = line(mail);
+        if self.put_off.get(&line).is_some_and(|refused| *refused != mail["message_id"]) {
+            return Ok(());
+        }
+        self.put_off.remove(&line);
+        let mut settling = json!({"message_id": mail["message_id"], "lease": frame["lease"]});
+        if let Some(reason) = self.hand.refuses(mail, &frame["attempt"]) {
+            // The last time: nothing of the line waits for it any more.
+            if frame["attempt"] != ATTEMPTS {
+                self.put_off.insert(line, mail["message_id"].clone());
+            }
+            settling["type"] = "nack".into();
+            settling["delay_ms"] = 50.into();
+            settling["reason"] = reason.into();
+        } else {
+            self.hand.act(mail, &frame["attempt"]);
+            settling["type"] = "ack".into();
+        }
+        // A message may come again before its refusal is answered.
+        let reference = format!("{}/{}", frame["lease"], settling["type"]);
+        settling["ref"] = reference.clone().into();
+        self.said.insert(reference, settling.clone());
+        self.socket.try_send(&settling).await
+    }
+
+    fn answered(&mut self, frame: &Value) {
+        let Some(settling) = frame["ref"].as_str().and_then(|reference| self.said.remove(reference)) else { return };
+        let (by, message_id) = (self.hand.name.clone(), settling["message_id"].as_str().unwrap().to_owned());
+        self.hand.record.note(match settling["type"] == "ack" {
+            true => Saw::Settled { by, message_id },
+            false => Saw::Refused { by, message_id },
+        });
+    }
+
+    /// A part of the hall is away: the same again, until it says yes, or that the lease is stale.
+    async fn failed(&mut self, frame: &Value) -> Result<(), Error> {
+        let Some(reference) = frame["ref"].as_str() else { return Ok(()) };
+        if frame["error"] == "Conflict" {
+            self.said.remove(reference);
+        }
+        let Some(settling) = self.said.get(reference) else { return Ok(()) };
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        self.socket.try_send(settling).await
     }
 }

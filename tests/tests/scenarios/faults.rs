@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, time::Duration};
 use guildhall_tests::{
     Answer, Hall, Setup, eventually,
     faultrun::{
-        self, checker,
+        self,
+        checker::{self, REFUSAL},
         record::{Entry, Saw},
     },
     scenarios,
@@ -76,8 +77,11 @@ async fn a_full_disk_is_refused_clearly_loses_nothing_and_is_over_when_there_is_
 
 fn sending(n: u64) -> Saw {
     let to = vec!["r".to_owned()];
-    Saw::Sending { key: format!("k{n}"), sender: "s".into(), to, priority: "normal".into(), n }
+    Saw::Sending { key: format!("k{n}"), sender: "s".into(), to, priority: "normal".into(), n, doomed: n == DOOMED }
 }
+
+/// The one that its receiver refuses each time.
+const DOOMED: u64 = 4;
 
 fn accepted(n: u64) -> Saw {
     Saw::Accepted { key: format!("k{n}"), message_id: format!("m{n}") }
@@ -91,7 +95,15 @@ fn settled(n: u64) -> Saw {
     Saw::Settled { by: "r".into(), message_id: format!("m{n}") }
 }
 
-/// Three messages, sent, redelivered once, settled: nothing wrong with that.
+fn refused(n: u64) -> Saw {
+    Saw::Refused { by: "r".into(), message_id: format!("m{n}") }
+}
+
+fn dead(n: u64, attempts: u64, reason: &str) -> Saw {
+    Saw::Dead { mailbox: "r".into(), message_id: format!("m{n}"), attempts, reason: reason.into() }
+}
+
+/// Three messages, sent, redelivered once, settled, and one that was refused until it died: nothing wrong with that.
 fn sound() -> Vec<Saw> {
     vec![
         sending(1),
@@ -107,6 +119,10 @@ fn sound() -> Vec<Saw> {
         effect(3, 1),
         settled(2),
         settled(3),
+        sending(DOOMED),
+        accepted(DOOMED),
+        refused(DOOMED),
+        dead(DOOMED, 5, REFUSAL),
     ]
 }
 
@@ -131,10 +147,29 @@ fn the_judge_lets_a_sound_record_pass() {
 fn the_judge_sees_a_planted_loss() {
     let without_the_second = sound().into_iter().filter(|saw| *saw != effect(2, 1)).collect();
     caught(without_the_second, "lost");
-    let mut dead = sound();
-    dead.retain(|saw| *saw != effect(2, 1));
-    dead.push(Saw::Dead { mailbox: "r".into(), message_id: "m2".into(), reason: "refused five times".into() });
-    assert_eq!(judged(dead), Vec::<String>::new(), "a dead letter with its reason is no loss");
+    let mut died: Vec<Saw> = sound().into_iter().filter(|saw| *saw != effect(2, 1) && *saw != settled(2)).collect();
+    died.push(dead(2, 5, "its lease ran out"));
+    assert_eq!(judged(died), Vec::<String>::new(), "a dead letter with its reason is no loss");
+}
+
+#[test]
+fn the_judge_sees_what_came_to_someone_it_was_not_sent_to() {
+    let mut astray = sound();
+    astray.push(Saw::Effect { by: "eve".into(), key: "k3".into(), message_id: "m3".into(), attempt: 1 });
+    caught(astray, "odd");
+}
+
+#[test]
+fn the_judge_sees_a_death_that_did_not_come_came_too_early_of_something_else_or_to_what_was_settled() {
+    let with = |letter: Option<Saw>| -> Vec<Saw> {
+        sound().into_iter().filter(|saw| !matches!(saw, Saw::Dead { .. })).chain(letter).collect()
+    };
+    caught(with(None), "lost");
+    caught(with(Some(dead(DOOMED, 2, REFUSAL))), "odd");
+    caught(with(Some(dead(DOOMED, 5, "its mailbox was full"))), "odd");
+    let mut after_all = sound();
+    after_all.push(dead(3, 5, "its lease ran out"));
+    caught(after_all, "settled and again");
 }
 
 #[test]
@@ -161,6 +196,6 @@ fn the_judge_sees_what_comes_again_after_it_was_settled_and_a_dead_letter_withou
     again.push(effect(3, 2));
     caught(again, "settled and again");
     let mut silent = sound();
-    silent.push(Saw::Dead { mailbox: "r".into(), message_id: "m9".into(), reason: " ".into() });
+    silent.push(dead(9, 5, " "));
     caught(silent, "odd");
 }
