@@ -1,6 +1,9 @@
 //! Who asks.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, LazyLock},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -74,7 +77,10 @@ impl Principal {
 
     /// The hall itself, for work that no caller asked for.
     pub fn hall(tenant: TenantId, service: &'static str) -> Self {
-        Self::new(tenant, PrincipalKind::Service, service, [roles::ADMIN, roles::HALL])
+        /// Made once: nearly every call of a service makes one of another in the hall's name.
+        static ROLES: LazyLock<Arc<BTreeSet<String>>> =
+            LazyLock::new(|| Arc::new([roles::ADMIN, roles::HALL].map(str::to_owned).into()));
+        Self { tenant, kind: PrincipalKind::Service, id: service.into(), roles: ROLES.clone(), toolsets: None }
     }
 
     /// Whether this is one of the hall's own services.

@@ -2,10 +2,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 
+use futures::{FutureExt, future::BoxFuture};
 use guildhall_domain::{
     AgentId, AgentQuery, Call, Error, Result, TenantId, TraceContext,
     mail::{
@@ -15,7 +18,7 @@ use guildhall_domain::{
     ports::mail_store::Taking,
 };
 use guildhall_guard::Operation;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     dead_letters::{self, Why},
@@ -62,18 +65,14 @@ impl MailService {
         Ok(taken)
     }
 
-    /// Runs to its end even when the caller goes meanwhile: what nobody is left to be given is put back at once, and
-    /// not when its lease has run out.
-    async fn take_or_put_back(&self, taking: Taking) -> Result<InHand> {
-        let (answer, taken) = oneshot::channel();
+    fn take_or_put_back(&self, taking: Taking) -> OnItsWay {
         let desk = self.desk.clone();
-        tokio::spawn(async move {
+        let take = async move {
             let (tenant, mailboxes) = (taking.tenant.clone(), taking.mailboxes.clone());
-            let taken = desk.mail.take(taking).await;
-            // Whether or not it gets there: dropped on its way, it is put back.
-            let _ = answer.send(taken.map(|mail| InHand { mail, tenant, mailboxes, desk }));
-        });
-        taken.await.unwrap_or_else(|_| Err(Error::internal("taking mail broke off; the log has the cause")))
+            let mail = desk.mail.take(taking).await?;
+            Ok(InHand { mail, tenant, mailboxes, desk })
+        };
+        OnItsWay(Some(take.boxed()))
     }
 
     pub(crate) async fn settle_each(
@@ -209,6 +208,34 @@ impl Desk {
         })
         .await?;
         Ok(pools)
+    }
+}
+
+/// Mail that is being taken. It is taken to the end also when the caller goes meanwhile: what nobody is left to be
+/// given is put back at once, and not when its lease has run out. Only then has it a task of its own, for each costs
+/// the waking of a thread.
+struct OnItsWay(Option<BoxFuture<'static, Result<InHand>>>);
+
+impl Future for OnItsWay {
+    type Output = Result<InHand>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // Out of its place while it is asked: one that panics is not asked again.
+        let mut take = self.0.take().expect("a taking that is over is not asked again");
+        let taken = take.poll_unpin(cx);
+        if taken.is_pending() {
+            self.0 = Some(take);
+        }
+        taken
+    }
+}
+
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        // Without a runtime the process is ending.
+        if let (Some(take), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(async move { drop(take.await) });
+        }
     }
 }
 
