@@ -110,7 +110,8 @@ impl Outbound {
         Self(Arc::new(Inner { options, rules, resolver, client: OnceCell::new() }))
     }
 
-    /// Sends the request and follows its redirects unless it says otherwise, all within `time`; the answer's body counts towards it.
+    /// Sends the request and follows its redirects unless it says otherwise, all within `time`; the answer's body
+    /// counts towards it.
     pub async fn send(&self, request: Request, time: Duration) -> Result<Answer> {
         let deadline = Instant::now() + time;
         let mut url = target::parse(&request.url)?;

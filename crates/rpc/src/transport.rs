@@ -39,7 +39,7 @@ impl Transport {
         Ok(Self { way, in_process: false })
     }
 
-    /// Calls go to `server`, a generated server, in tasks of this process.
+    /// Calls go to `server`, a generated server, each as a part of its caller's task.
     pub fn in_process<S>(server: S) -> Self
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
