@@ -168,7 +168,7 @@ impl Gateway {
             ("gateway.access", Box::pin(access.keep_fresh(drained.clone()))),
             ("gateway.heartbeats", Box::pin(heartbeats.keep_flushing(drained.clone()))),
             ("gateway.fellows", Box::pin(mcp.clone().heed_fellows(bus, stop.clone()))),
-            ("gateway.changes", Box::pin(hall::follow_changes(hall, sockets.clone(), stop.clone()))),
+            ("gateway.changes", Box::pin(hall::follow_changes(hall, sockets, stop.clone()))),
             ("gateway.sessions", Box::pin(mcp.tend(stop.clone()))),
             ("gateway.settlings", Box::pin(hall::settle_last(settlings, drained.clone()))),
             ("gateway.audit", Box::pin(recording.run(to_registry, drained.clone().cancelled_owned()))),

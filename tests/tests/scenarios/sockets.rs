@@ -53,17 +53,20 @@ async fn mail_is_pushed_at_once_whichever_gateway_takes_it(hall: &Hall) {
     let waited = bob.next("message.new").await;
     assert_eq!(waited["message"]["message"], "before", "{waited}");
     assert_eq!(ack(&mut bob, &waited).await["type"], "ok");
-    let (rounds, began) = (6, Instant::now());
-    for n in 0..rounds {
+    let mut times = Vec::new();
+    for n in 0..8 {
+        let began = Instant::now();
         let alice = hall.caller_of(n % hall.gateways().len()).agent("alice");
         alice.post("/api/v1/messages", json!({"to": "bob", "message": n})).await.ok();
         let pushed = bob.next("message.new").await;
         assert_eq!((&pushed["message"]["message"], &pushed["message"]["from"]), (&json!(n), &json!("alice")));
         assert!(pushed["lease"].is_string(), "{pushed}");
+        times.push(began.elapsed());
         ack(&mut bob, &pushed).await;
     }
-    // By the sweep alone, each but the first would take its 2 s.
-    assert!(began.elapsed() < Duration::from_secs(8), "{rounds} messages took {:?}", began.elapsed());
+    // Without a hint each but the first would wait the 2 s from one sweep to the next.
+    let fastest = times[1..].iter().min().unwrap();
+    assert!(*fastest < Duration::from_millis(1_500), "no hint, but a sweep: {times:?}");
     let history = hall.agent("bob").get("/api/v1/messages?agent_id=bob").await.ok();
     assert!(history["messages"].as_array().unwrap().iter().all(|mail| mail["state"] == "acknowledged"), "{history}");
 }

@@ -180,6 +180,7 @@ impl<'a> Envelope<'a> {
                 tool.is_none_or(|tool| tool.weight() == Weight::Counts)
             }
             "resources/read" | "prompts/get" | "completion/complete" => true,
+            "tasks/get" | "tasks/update" | "tasks/cancel" => true,
             _ => false,
         }
     }

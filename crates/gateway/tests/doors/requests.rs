@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use guildhall_domain::ports::hot::Rate;
 use guildhall_gateway::AuthMode;
 use guildhall_testkit::engines::eventually;
 use serde_json::{Value, json};
@@ -188,6 +189,20 @@ async fn a_reply_to_a_message_goes_to_its_sender_in_its_conversation() {
 fn with_tasks(mut client: Client) -> Client {
     client.capabilities = json!({"extensions": {"io.modelcontextprotocol/tasks": {}}});
     client
+}
+
+#[tokio::test]
+async fn asking_for_a_task_counts_against_the_rate_as_asking_for_its_request_does() {
+    let stage = Stage::with(&["a"]).await;
+    let rate = Rate { per_second: 0.01, burst: 3 };
+    let gate = stage.gateway_with(Terms { rate, ..Terms::default() }).await;
+    let a = with_tasks(Client::of(&gate, "a"));
+    let mut refused = Vec::new();
+    for method in ["tasks/get", "tasks/cancel", "tasks/get", "tasks/get"] {
+        let answer = a.messages(method, json!({"taskId": "none"})).await.next().await.unwrap();
+        refused.push(answer["error"]["data"]["error"] == "RateLimited");
+    }
+    assert_eq!(refused, [false, false, false, true]);
 }
 
 #[tokio::test]
