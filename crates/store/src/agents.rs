@@ -19,7 +19,7 @@ use crate::{
 
 const NEXT_VERSION: &str = "UPDATE versions SET agents = agents + 1 RETURNING agents";
 const AGENT: &str = "SELECT * FROM agents WHERE tenant = $1 AND agent_id = $2";
-const CHANGES: &str = "SELECT * FROM agents WHERE version > $1 ORDER BY version LIMIT $2";
+const CHANGES: &str = "SELECT * FROM agents WHERE version > $1 ORDER BY version LIMIT +$2";
 const PUT_AGENT: &str = "INSERT INTO agents (tenant, agent_id, version, gone, name, session_id, capabilities, roles,
         pool, delivery, metadata, public_key, paused, registered_at, last_seen, token_epoch, webhook_url, old_keys)
     VALUES ($1, $2, $3, FALSE, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)

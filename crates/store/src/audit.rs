@@ -50,7 +50,7 @@ const QUERY: &str = "SELECT found.*, seal.first_position + (found.number - seal.
     FROM (SELECT * FROM audit_records
         WHERE tenant = $1 AND ($2 IS NULL OR actor = $2) AND ($3 IS NULL OR substr(act, 1, length($3)) = $3)
             AND ($4 IS NULL OR target = $4) AND at >= $5 AND at <= $6
-        ORDER BY at DESC, recorded_at DESC, writer, epoch DESC, number DESC LIMIT $7) AS found
+        ORDER BY at DESC, recorded_at DESC, writer, epoch DESC, number DESC LIMIT +$7) AS found
     LEFT JOIN audit_seals AS seal ON seal.tenant = found.tenant AND seal.writer = found.writer
         AND seal.epoch = found.epoch AND seal.last_number >= found.number
         AND seal.first_number = (SELECT MAX(first_number) FROM audit_seals WHERE tenant = found.tenant

@@ -116,11 +116,11 @@ where
     }
 
     async fn close_epochs(&self) -> Result<()> {
-        let (scribe, mail_scribe) = (Arc::clone(&self.scribe), Arc::clone(&self.mail_scribe));
-        let close = self.writer.write(move |tables| Box::pin(async move { scribe.close_epochs(tables).await }));
-        close.await?;
-        let close =
-            self.writer.write_apart(move |tables| Box::pin(async move { mail_scribe.close_epochs(tables).await }));
-        close.await
+        for scribe in self.scribes.iter().map(Arc::clone) {
+            let close =
+                self.writer.write_apart(move |tables| Box::pin(async move { scribe.close_epochs(tables).await }));
+            close.await?;
+        }
+        Ok(())
     }
 }

@@ -33,7 +33,7 @@ const UNSEALED_TENANTS: &str =
     concat!("SELECT DISTINCT tenant FROM audit_epochs WHERE last_number > ", sealed_up_to!(), " ORDER BY tenant");
 
 const RECORDS: &str = "SELECT *, CAST(NULL AS BIGINT) AS position, CAST(NULL AS TEXT) AS hash FROM audit_records
-    WHERE tenant = $1 AND writer = $2 AND epoch = $3 AND number BETWEEN $4 AND $5 ORDER BY number LIMIT $6";
+    WHERE tenant = $1 AND writer = $2 AND epoch = $3 AND number BETWEEN $4 AND $5 ORDER BY number LIMIT +$6";
 const WRITTEN: &str = "SELECT there.writer, there.epoch, COUNT(*) AS records, MAX(there.number) AS last_number,
         COALESCE(MAX(seals.records), 0) AS sealed,
         COUNT(CASE WHEN there.number > COALESCE(seals.last_number, 0) THEN 1 END) AS unsealed
@@ -45,7 +45,7 @@ const WRITTEN: &str = "SELECT there.writer, there.epoch, COUNT(*) AS records, MA
     WHERE there.tenant = $1 GROUP BY there.writer, there.epoch ORDER BY there.writer, there.epoch";
 
 const SEALS: &str = "SELECT * FROM audit_seals WHERE tenant = $1 AND first_position > $2
-    ORDER BY first_position LIMIT $3";
+    ORDER BY first_position LIMIT +$3";
 /// Every record is there, and none is under a seal.
 const ADD_SEAL: &str = "INSERT INTO audit_seals
         (tenant, writer, epoch, first_number, last_number, first_position, hash)

@@ -31,6 +31,18 @@ impl From<serde_json::Error> for Failure {
 }
 
 impl Failure {
+    /// Whether it was another transaction that stood in the way.
+    pub(crate) fn is_race(&self) -> bool {
+        match self {
+            Self::Raced(_) => true,
+            Self::Sql(error) => {
+                let code = error.as_database_error().and_then(|said| said.code());
+                matches!(code.as_deref(), Some("40P01" | "40001"))
+            }
+            Self::Refused(_) => false,
+        }
+    }
+
     /// For the caller of something that was rolled back, or that only read: nothing took effect.
     pub(crate) fn without_effect(self, engine: &str) -> Error {
         match self {

@@ -3,8 +3,8 @@
 -- A send must touch few pages, for each page it touches is written twice: so what grows knows a mailbox by number,
 -- messages and deliveries are appended, and a delivery stands in one index until a clock has to look for it.
 --
--- Mailboxes and deliveries are partitioned by agent. Messages and receipts are looked up by their own ids, and belong
--- to many agents, so those are partitioned by id.
+-- Mailboxes and deliveries are partitioned by agent. Messages and receipts are looked up by their own ids and belong to
+-- many agents: there is nothing to part them by.
 
 ALTER TABLE agents ADD COLUMN webhook_url TEXT COLLATE "C";
 ALTER TABLE agents ADD COLUMN old_keys TEXT COLLATE "C" NOT NULL DEFAULT '[]';
@@ -25,14 +25,15 @@ CREATE TABLE mailboxes (
     since   BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant, sort, name)
 ) PARTITION BY HASH (tenant, sort, name);
-CREATE TABLE mailboxes_0 PARTITION OF mailboxes FOR VALUES WITH (MODULUS 8, REMAINDER 0);
-CREATE TABLE mailboxes_1 PARTITION OF mailboxes FOR VALUES WITH (MODULUS 8, REMAINDER 1);
-CREATE TABLE mailboxes_2 PARTITION OF mailboxes FOR VALUES WITH (MODULUS 8, REMAINDER 2);
-CREATE TABLE mailboxes_3 PARTITION OF mailboxes FOR VALUES WITH (MODULUS 8, REMAINDER 3);
-CREATE TABLE mailboxes_4 PARTITION OF mailboxes FOR VALUES WITH (MODULUS 8, REMAINDER 4);
-CREATE TABLE mailboxes_5 PARTITION OF mailboxes FOR VALUES WITH (MODULUS 8, REMAINDER 5);
-CREATE TABLE mailboxes_6 PARTITION OF mailboxes FOR VALUES WITH (MODULUS 8, REMAINDER 6);
-CREATE TABLE mailboxes_7 PARTITION OF mailboxes FOR VALUES WITH (MODULUS 8, REMAINDER 7);
+-- Room in each page for what is counted anew with every message.
+CREATE TABLE mailboxes_0 PARTITION OF mailboxes FOR VALUES WITH (MODULUS 8, REMAINDER 0) WITH (fillfactor = 50);
+CREATE TABLE mailboxes_1 PARTITION OF mailboxes FOR VALUES WITH (MODULUS 8, REMAINDER 1) WITH (fillfactor = 50);
+CREATE TABLE mailboxes_2 PARTITION OF mailboxes FOR VALUES WITH (MODULUS 8, REMAINDER 2) WITH (fillfactor = 50);
+CREATE TABLE mailboxes_3 PARTITION OF mailboxes FOR VALUES WITH (MODULUS 8, REMAINDER 3) WITH (fillfactor = 50);
+CREATE TABLE mailboxes_4 PARTITION OF mailboxes FOR VALUES WITH (MODULUS 8, REMAINDER 4) WITH (fillfactor = 50);
+CREATE TABLE mailboxes_5 PARTITION OF mailboxes FOR VALUES WITH (MODULUS 8, REMAINDER 5) WITH (fillfactor = 50);
+CREATE TABLE mailboxes_6 PARTITION OF mailboxes FOR VALUES WITH (MODULUS 8, REMAINDER 6) WITH (fillfactor = 50);
+CREATE TABLE mailboxes_7 PARTITION OF mailboxes FOR VALUES WITH (MODULUS 8, REMAINDER 7) WITH (fillfactor = 50);
 CREATE INDEX mailboxes_by_number ON mailboxes (mailbox);
 
 CREATE SEQUENCE message_numbers;
@@ -56,15 +57,7 @@ CREATE TABLE messages (
     recipients        BIGINT NOT NULL,
     mailbox           BIGINT,
     PRIMARY KEY (message_id)
-) PARTITION BY HASH (message_id);
-CREATE TABLE messages_0 PARTITION OF messages FOR VALUES WITH (MODULUS 8, REMAINDER 0);
-CREATE TABLE messages_1 PARTITION OF messages FOR VALUES WITH (MODULUS 8, REMAINDER 1);
-CREATE TABLE messages_2 PARTITION OF messages FOR VALUES WITH (MODULUS 8, REMAINDER 2);
-CREATE TABLE messages_3 PARTITION OF messages FOR VALUES WITH (MODULUS 8, REMAINDER 3);
-CREATE TABLE messages_4 PARTITION OF messages FOR VALUES WITH (MODULUS 8, REMAINDER 4);
-CREATE TABLE messages_5 PARTITION OF messages FOR VALUES WITH (MODULUS 8, REMAINDER 5);
-CREATE TABLE messages_6 PARTITION OF messages FOR VALUES WITH (MODULUS 8, REMAINDER 6);
-CREATE TABLE messages_7 PARTITION OF messages FOR VALUES WITH (MODULUS 8, REMAINDER 7);
+);
 CREATE INDEX messages_by_number ON messages (number);
 
 -- A message in a mailbox. `open` until it is settled. `hand_out` counts takings and makes older leases stale.
@@ -126,15 +119,7 @@ CREATE TABLE receipts (
     message_id  BYTEA NOT NULL,
     recipients  BIGINT NOT NULL,
     at          BIGINT NOT NULL
-) PARTITION BY HASH (key);
-CREATE TABLE receipts_0 PARTITION OF receipts FOR VALUES WITH (MODULUS 8, REMAINDER 0);
-CREATE TABLE receipts_1 PARTITION OF receipts FOR VALUES WITH (MODULUS 8, REMAINDER 1);
-CREATE TABLE receipts_2 PARTITION OF receipts FOR VALUES WITH (MODULUS 8, REMAINDER 2);
-CREATE TABLE receipts_3 PARTITION OF receipts FOR VALUES WITH (MODULUS 8, REMAINDER 3);
-CREATE TABLE receipts_4 PARTITION OF receipts FOR VALUES WITH (MODULUS 8, REMAINDER 4);
-CREATE TABLE receipts_5 PARTITION OF receipts FOR VALUES WITH (MODULUS 8, REMAINDER 5);
-CREATE TABLE receipts_6 PARTITION OF receipts FOR VALUES WITH (MODULUS 8, REMAINDER 6);
-CREATE TABLE receipts_7 PARTITION OF receipts FOR VALUES WITH (MODULUS 8, REMAINDER 7);
+);
 CREATE INDEX receipts_by_time ON receipts (at);
 
 -- Deliveries that failed for good, in the order they did.

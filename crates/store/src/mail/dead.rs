@@ -71,7 +71,7 @@ macro_rules! letters {
             $narrowed,
             " ORDER BY ",
             $order,
-            " LIMIT $2) AS letters
+            " LIMIT +$2) AS letters
              JOIN messages ON messages.message_id = letters.message_id
              JOIN deliveries ON deliveries.mailbox = letters.mailbox AND deliveries.open = FALSE
                  AND deliveries.priority = messages.priority AND deliveries.number = letters.number

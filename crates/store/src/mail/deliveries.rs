@@ -114,13 +114,13 @@ impl DeliveryTables for SqliteConnection {
             };
             let page = sqlx::query_as(
                 "SELECT * FROM (SELECT * FROM deliveries
-                     WHERE mailbox = $1 AND open = TRUE AND priority = 0 AND number > $2 ORDER BY number LIMIT $6)
+                     WHERE mailbox = $1 AND open = TRUE AND priority = 0 AND number > $2 ORDER BY number LIMIT +$6)
                  UNION ALL SELECT * FROM (SELECT * FROM deliveries
-                     WHERE mailbox = $1 AND open = TRUE AND priority = 1 AND number > $3 ORDER BY number LIMIT $6)
+                     WHERE mailbox = $1 AND open = TRUE AND priority = 1 AND number > $3 ORDER BY number LIMIT +$6)
                  UNION ALL SELECT * FROM (SELECT * FROM deliveries
-                     WHERE mailbox = $1 AND open = TRUE AND priority = 2 AND number > $4 ORDER BY number LIMIT $6)
+                     WHERE mailbox = $1 AND open = TRUE AND priority = 2 AND number > $4 ORDER BY number LIMIT +$6)
                  UNION ALL SELECT * FROM (SELECT * FROM deliveries
-                     WHERE mailbox = $1 AND open = TRUE AND priority = 3 AND number > $5 ORDER BY number LIMIT $6)",
+                     WHERE mailbox = $1 AND open = TRUE AND priority = 3 AND number > $5 ORDER BY number LIMIT +$6)",
             )
             .bind(lines[0].mailbox)
             .bind(after(0))
@@ -260,7 +260,7 @@ impl DeliveryTables for PgConnection {
             "SELECT page.* FROM UNNEST($1::bigint[], $2::smallint[], $3::bigint[]) AS line (mailbox, priority, after)
              CROSS JOIN LATERAL (SELECT * FROM deliveries
                  WHERE deliveries.mailbox = line.mailbox AND open = TRUE AND deliveries.priority = line.priority
-                     AND number > line.after ORDER BY number LIMIT $4) AS page
+                     AND number > line.after ORDER BY number LIMIT +$4) AS page
              ORDER BY page.mailbox, page.priority, page.number",
         )
         .bind(mailboxes)

@@ -44,15 +44,15 @@ const SAMPLE: i64 = 2_000;
 const BESIDE_BODY_BYTES: u64 = 500;
 
 const FORGET_RECEIPTS: &str = "DELETE FROM receipts
-    WHERE key IN (SELECT key FROM receipts WHERE at <= $1 ORDER BY at LIMIT $2)";
+    WHERE key IN (SELECT key FROM receipts WHERE at <= $1 ORDER BY at LIMIT +$2)";
 const FORGET_REQUESTS: &str = "DELETE FROM requests WHERE message_id IN
-    (SELECT message_id FROM requests WHERE state > 0 AND ended_at <= $1 ORDER BY ended_at LIMIT $2)";
+    (SELECT message_id FROM requests WHERE state > 0 AND ended_at <= $1 ORDER BY ended_at LIMIT +$2)";
 const OLDEST: &str = "SELECT number, message_id, tenant, priority, sent_at, octet_length(body) AS bytes, mailbox,
         EXISTS (SELECT 1 FROM deliveries WHERE deliveries.mailbox = messages.mailbox AND open = TRUE
             AND deliveries.priority = messages.priority AND deliveries.number = messages.number) AS is_open,
         EXISTS (SELECT 1 FROM dead_letters
             WHERE dead_letters.message_id = messages.message_id AND died_at > $3) AS has_young_letter
-    FROM messages WHERE number > $1 ORDER BY number LIMIT $2";
+    FROM messages WHERE number > $1 ORDER BY number LIMIT +$2";
 const SPAN: &str = "SELECT (SELECT MIN(number) FROM messages), (SELECT MAX(number) FROM messages)";
 
 /// A message at the front of what is kept.

@@ -43,13 +43,13 @@ macro_rules! ranges {
             ranges!(@ "TRUE", "1", $beyond, $order), " UNION ALL ",
             ranges!(@ "TRUE", "2", $beyond, $order), " UNION ALL ",
             ranges!(@ "TRUE", "3", $beyond, $order),
-            ") AS kept ORDER BY number ", $order, " LIMIT $3"
+            ") AS kept ORDER BY number ", $order, " LIMIT +$3"
         )
     };
     (@ $open:literal, $priority:literal, $beyond:literal, $order:literal) => {
         concat!(
             "SELECT * FROM (SELECT * FROM deliveries WHERE mailbox = $1 AND open = ", $open, " AND priority = ",
-            $priority, " AND number ", $beyond, " $2 ORDER BY number ", $order, " LIMIT $3) AS each"
+            $priority, " AND number ", $beyond, " $2 ORDER BY number ", $order, " LIMIT +$3) AS each"
         )
     };
 }

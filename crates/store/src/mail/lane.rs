@@ -3,13 +3,18 @@
 //! A group is taken from what waits only once its transaction has begun: while one is under way the next gathers, and
 //! it holds all that has come until it is its turn. The more comes, the larger the groups, and the less each call pays
 //! of what a transaction costs.
+//!
+//! A group is first done on the assumption that nothing speaks against its calls. Where something does it is undone, and
+//! done with care; where it fails even so, each of its calls is done alone. For some groups after one that had to be
+//! done again, or in which a call was refused, care is taken from the start.
 
 use std::{
     collections::VecDeque,
-    mem, slice,
+    mem,
+    ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -18,19 +23,29 @@ use parking_lot::Mutex;
 use sqlx::Database;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::{audit::Scribe, failure::Failure, writer::Writer};
+use crate::{audit::Scribe, disk::Until, failure::Failure, writer::Writer};
 
 /// What a group may weigh: beyond this the commit's share of each call is nothing any more, only the wait grows.
 pub(crate) const GROUP_WEIGHT: usize = 512;
 /// What may wait: some seconds of work. More is refused, for it would time out anyway.
 const WAITING_WEIGHT: usize = 16 * GROUP_WEIGHT;
-/// Groups under way at once, of which one runs and the other waits for its turn or, on Postgres, for the first one's
-/// commit.
-const UNDERWAY: u32 = 2;
+/// Groups that are done with care after one that needed it.
+const WARY_GROUPS: usize = 16;
+
+/// How a group is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Care {
+    /// As if nothing spoke against it; `Raced` when something does.
+    Little,
+    /// After a look at all that may.
+    Full,
+}
 
 /// A call that can be done together with others of its kind.
 pub(crate) trait Call<C>: Sized + Send + Sync + 'static {
     type Answer: Send + 'static;
+    /// What its caller waits for.
+    const UNTIL: Until = Until::Kept;
 
     /// What it adds to a group.
     fn weight(&self) -> usize {
@@ -43,6 +58,7 @@ pub(crate) trait Call<C>: Sized + Send + Sync + 'static {
         tables: &'a mut C,
         scribe: &'a Scribe,
         calls: &'a [Self],
+        care: Care,
     ) -> impl Future<Output = Result<Vec<Result<Self::Answer>>, Failure>> + Send + 'a;
 }
 
@@ -67,6 +83,9 @@ type Taken<K, A> = Arc<Mutex<Option<Group<K, A>>>>;
 struct Inner<DB: Database, K: Call<DB::Connection>> {
     waiting: Mutex<Waiting<K, K::Answer>>,
     underway: Semaphore,
+    at_once: u32,
+    /// Groups that are still done with care.
+    wary: AtomicUsize,
     writer: Arc<Writer<DB>>,
     scribe: Arc<Scribe>,
 }
@@ -74,11 +93,14 @@ struct Inner<DB: Database, K: Call<DB::Connection>> {
 pub(crate) struct Lane<DB: Database, K: Call<DB::Connection>>(Arc<Inner<DB, K>>);
 
 impl<DB: Database, K: Call<DB::Connection>> Lane<DB, K> {
-    pub(crate) fn new(writer: &Arc<Writer<DB>>, scribe: &Arc<Scribe>) -> Self {
+    /// `at_once`: groups under way at once.
+    pub(crate) fn new(writer: &Arc<Writer<DB>>, scribe: &Arc<Scribe>, at_once: u32) -> Self {
         let waiting = Waiting { calls: VecDeque::new(), weight: 0, ordered: false, closed: false };
         Self(Arc::new(Inner {
             waiting: Mutex::new(waiting),
-            underway: Semaphore::new(UNDERWAY as usize),
+            underway: Semaphore::new(at_once as usize),
+            at_once,
+            wary: AtomicUsize::new(0),
             writer: Arc::clone(writer),
             scribe: Arc::clone(scribe),
         }))
@@ -100,7 +122,7 @@ impl<DB: Database, K: Call<DB::Connection>> Lane<DB, K> {
     pub(crate) async fn close(&self) {
         self.0.waiting.lock().closed = true;
         loop {
-            let _all = self.0.underway.acquire_many(UNDERWAY).await;
+            let _all = self.0.underway.acquire_many(self.0.at_once).await;
             if !self.0.waiting.lock().ordered {
                 return;
             }
@@ -166,45 +188,91 @@ impl<DB: Database, K: Call<DB::Connection>> Inner<DB, K> {
     async fn run_group(self: Arc<Self>) {
         let _place = self.underway.acquire().await;
         let taken: Taken<K, K::Answer> = Arc::default();
-        let raced = Arc::new(AtomicBool::new(false));
-        let (lane, keep, lost) = (Arc::clone(&self), Arc::clone(&taken), Arc::clone(&raced));
-        let done = self.writer.write_apart(move |tables| {
-            Box::pin(async move {
+        let (lane, keep) = (Arc::clone(&self), Arc::clone(&taken));
+        let care = self.care();
+        let (done, raced) = self
+            .run(care, move || {
                 let group = lane.take();
                 let calls = Arc::clone(&group.calls);
                 *keep.lock() = Some(group);
-                if calls.is_empty() {
-                    return Ok(Vec::new());
-                }
-                let answers = K::run_all(tables, &lane.scribe, &calls).await;
-                lost.store(matches!(answers, Err(Failure::Raced(_))), Ordering::Relaxed);
-                answers
+                (0..calls.len(), calls)
             })
-        });
-        let done = done.await;
+            .await;
         // A transaction that could not begin has taken none.
         let group = taken.lock().take();
         let Group { calls, callers } = group.unwrap_or_else(|| self.take());
+        let again = match &done {
+            Err(_) if raced => true,
+            // The engine refuses something: with care that is known beforehand, or it is known of whom.
+            Err(error) => error.code == ErrorCode::Internal && (care == Care::Little || calls.len() > 1),
+            Ok(_) => false,
+        };
+        if !again {
+            return self.answer(callers, done);
+        }
+        self.be_wary();
+        if care == Care::Little {
+            let all = Arc::clone(&calls);
+            let (done, _) = self.run(Care::Full, move || (0..all.len(), all)).await;
+            if done.is_ok() {
+                return self.answer(callers, done);
+            }
+        }
+        self.run_each(calls, callers).await;
+    }
+
+    /// Whether another transaction, or what care would have seen, has undone it, is said beside the answers.
+    async fn run(
+        &self,
+        care: Care,
+        calls: impl FnOnce() -> (Range<usize>, Arc<Vec<K>>) + Send + 'static,
+    ) -> (Result<Vec<Result<K::Answer>>>, bool) {
+        let raced = Arc::new(AtomicBool::new(false));
+        let (scribe, lost) = (Arc::clone(&self.scribe), Arc::clone(&raced));
+        let done = self.writer.write_apart_until(K::UNTIL, move |tables| {
+            Box::pin(async move {
+                let (which, calls) = calls();
+                let calls = &calls[which];
+                if calls.is_empty() {
+                    return Ok(Vec::new());
+                }
+                let answers = K::run_all(tables, &scribe, calls, care).await;
+                lost.store(answers.as_ref().is_err_and(Failure::is_race), Ordering::Relaxed);
+                answers
+            })
+        });
+        (done.await, raced.load(Ordering::Relaxed))
+    }
+
+    fn answer(&self, callers: Vec<Caller<K::Answer>>, done: Result<Vec<Result<K::Answer>>>) {
         match done {
-            Ok(answers) => callers.into_iter().zip(answers).for_each(|(caller, answer)| drop(caller.send(answer))),
-            Err(_) if raced.load(Ordering::Relaxed) => self.run_each(calls, callers).await,
-            Err(error) if error.code == ErrorCode::Internal && calls.len() > 1 => self.run_each(calls, callers).await,
+            Ok(answers) => {
+                if answers.iter().any(Result::is_err) {
+                    self.be_wary();
+                }
+                callers.into_iter().zip(answers).for_each(|(caller, answer)| drop(caller.send(answer)));
+            }
             Err(error) => callers.into_iter().for_each(|caller| drop(caller.send(Err(error.clone())))),
         }
     }
 
-    /// One of the group met what the engine refuses or what another process did at the same moment, and all of it was
-    /// undone: done again and alone, only that one can fail.
+    /// The group met what the engine refuses or what another process did at the same moment, and all of it was undone:
+    /// done alone, only that one can fail.
     async fn run_each(&self, calls: Arc<Vec<K>>, callers: Vec<Caller<K::Answer>>) {
         for (n, caller) in callers.into_iter().enumerate() {
-            let (calls, scribe) = (Arc::clone(&calls), Arc::clone(&self.scribe));
-            let done = self.writer.write_apart(move |tables| {
-                Box::pin(async move {
-                    let mut answers = K::run_all(tables, &scribe, slice::from_ref(&calls[n])).await?;
-                    Ok(answers.pop().expect("each call is answered"))
-                })
-            });
-            let _ = caller.send(done.await.unwrap_or_else(Err));
+            let calls = Arc::clone(&calls);
+            let (done, _) = self.run(Care::Full, move || (n..n + 1, calls)).await;
+            let answer = done.and_then(|mut answers| answers.pop().expect("each call is answered"));
+            let _ = caller.send(answer);
         }
+    }
+
+    fn care(&self) -> Care {
+        let wary = self.wary.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |groups| groups.checked_sub(1));
+        if wary.is_ok() { Care::Full } else { Care::Little }
+    }
+
+    fn be_wary(&self) {
+        self.wary.store(WARY_GROUPS, Ordering::Relaxed);
     }
 }

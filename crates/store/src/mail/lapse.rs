@@ -28,11 +28,11 @@ use crate::{
 const DUE_MAX: usize = 200;
 
 const LEASES: &str = "SELECT mailbox, priority, number FROM deliveries WHERE lease_until <= $1
-    ORDER BY lease_until LIMIT $2";
+    ORDER BY lease_until LIMIT +$2";
 const RESTS: &str = "SELECT mailbox, priority, number FROM deliveries WHERE rests_until <= $1
-    ORDER BY rests_until LIMIT $2";
+    ORDER BY rests_until LIMIT +$2";
 const EXPIRED: &str = "SELECT mailbox, priority, number FROM deliveries
-    WHERE open AND expires_at <= $1 AND state = $3 ORDER BY expires_at LIMIT $2";
+    WHERE open AND expires_at <= $1 AND state = $3 ORDER BY expires_at LIMIT +$2";
 
 pub(crate) trait LapseTables: Send {
     /// What is due, by the sort of it.

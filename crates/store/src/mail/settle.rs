@@ -14,7 +14,7 @@ use sqlx::{Database, PgConnection, SqliteConnection};
 use super::{
     changes::Changes,
     deliveries::{DeliveryTables, Run},
-    lane::Call,
+    lane::{Call, Care},
     rows::{DeliveryRow, MailboxRow, Place, rank},
 };
 use crate::{
@@ -66,6 +66,7 @@ impl<C: Tables> Call<C> for Settlement {
         tables: &mut C,
         _scribe: &Scribe,
         calls: &[Self],
+        _care: Care,
     ) -> Result<Vec<Result<Vec<Result<()>>>>, Failure> {
         let mut court = Court::open(tables, calls).await?;
         let answers = calls.iter().map(|call| Ok(court.judge_all(call)));

@@ -20,12 +20,13 @@ use super::{
     changes::Changes,
     deliveries::{DeliveryTables, Run},
     hunt::{Found, Hunt, hunt},
-    lane::Call,
+    lane::{Call, Care},
     rows::{DeliveryRow, Lapse, MailboxRow, MessageRow},
 };
 use crate::{
     agent_store::Tables,
     audit::Scribe,
+    disk::Until,
     engine::{Sql, in_time},
     failure::{Failure, unreadable},
     row::{json, signed},
@@ -112,8 +113,15 @@ impl TakeTables for PgConnection {
 
 impl<C: Tables> Call<C> for Taking {
     type Answer = Vec<Delivered>;
+    /// A lease that is lost with the machine's power was never given: the mail is handed out anew, as it would be anyway.
+    const UNTIL: Until = Until::Done;
 
-    async fn run_all(tables: &mut C, _scribe: &Scribe, calls: &[Self]) -> Result<Vec<Result<Vec<Delivered>>>, Failure> {
+    async fn run_all(
+        tables: &mut C,
+        _scribe: &Scribe,
+        calls: &[Self],
+        _care: Care,
+    ) -> Result<Vec<Result<Vec<Delivered>>>, Failure> {
         Ok(take_all(tables, calls).await?.into_iter().map(Ok).collect())
     }
 }

@@ -40,7 +40,7 @@ macro_rules! time_out {
     ($rest:literal) => {
         concat!(
             "UPDATE requests SET state = $2, reason = $3, ended_at = $1 WHERE state = 0 AND message_id IN
-                (SELECT message_id FROM requests WHERE state = 0 AND deadline <= $1 ORDER BY deadline LIMIT $4",
+                (SELECT message_id FROM requests WHERE state = 0 AND deadline <= $1 ORDER BY deadline LIMIT +$4",
             $rest,
             ") RETURNING *"
         )

@@ -23,6 +23,17 @@ const MAKE_MAILBOXES: &str = "INSERT INTO mailboxes (tenant, sort, name)
 const LOCK_MAILBOXES: &str = "SELECT mailbox, closed, waiting
     FROM UNNEST($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS asked (tenant, sort, name, place)
     JOIN mailboxes USING (tenant, sort, name) ORDER BY place FOR UPDATE OF mailboxes";
+/// The numbers are taken once all mailboxes are locked: as many as their count says. Rows are locked in the order of
+/// their names unless the planner knows better; who meets another the wrong way round is undone, and done with care.
+const CLAIM_UNSEEN: &str = "WITH claimed AS (
+        UPDATE mailboxes SET waiting = mailboxes.waiting + asked.more
+        FROM UNNEST($1::text[], $2::text[], $3::text[], $4::bigint[]) WITH ORDINALITY
+            AS asked (tenant, sort, name, more, place)
+        WHERE mailboxes.tenant = asked.tenant AND mailboxes.sort = asked.sort AND mailboxes.name = asked.name
+        RETURNING place, mailbox, closed, mailboxes.waiting - more AS waiting, more
+    ) SELECT ARRAY_AGG(mailbox ORDER BY place), ARRAY_AGG(closed ORDER BY place), ARRAY_AGG(waiting ORDER BY place),
+        (SELECT ARRAY_AGG(nextval('message_numbers')) FROM generate_series(1, (SELECT SUM(more) FROM claimed)))
+    FROM claimed";
 const RECEIPTS: &str = "SELECT receipts.* FROM UNNEST($1::bytea[]) AS asked (key)
     JOIN receipts ON receipts.key = asked.key";
 const LOCK_BREAKERS: &str = "SELECT tenant, sort, name, open_until
@@ -86,6 +97,19 @@ fn names<'a>(asked: &[Asked<'a>]) -> (Vec<&'a str>, Vec<&'a str>, Vec<&'a str>) 
 }
 
 impl SendTables for PgConnection {
+    const LOOKS_ARE_DEAR: bool = true;
+
+    async fn claim_unseen(&mut self, asked: &[Asked<'_>], more: &[i64]) -> Result<(Vec<Standing>, Vec<i64>), Failure> {
+        type Claimed = (Option<Vec<i64>>, Option<Vec<bool>>, Option<Vec<i64>>, Option<Vec<i64>>);
+        let (tenants, sorts, names) = names(asked);
+        let claim = sqlx::query_as(CLAIM_UNSEEN).bind(tenants).bind(sorts).bind(names).bind(more);
+        let (mailboxes, closed, waiting, numbers): Claimed = claim.fetch_one(self).await?;
+        let standings = mailboxes.into_iter().flatten().zip(closed.into_iter().flatten());
+        let standings = standings.zip(waiting.into_iter().flatten());
+        let standings = standings.map(|((mailbox, closed), waiting)| Standing { mailbox, closed, waiting });
+        Ok((standings.collect(), numbers.unwrap_or_default()))
+    }
+
     async fn lock_waits(&mut self, tenants: &[&str]) -> Result<(), Failure> {
         sqlx::query(LOCK_WAITS).bind(tenants).execute(self).await?;
         Ok(())

@@ -106,6 +106,8 @@ async fn claimed(
 }
 
 impl SendTables for SqliteConnection {
+    const LOOKS_ARE_DEAR: bool = false;
+
     async fn lock_waits(&mut self, _tenants: &[&str]) -> Result<(), Failure> {
         Ok(())
     }
