@@ -43,7 +43,8 @@ impl Embedded {
     }
 
     async fn log(&self) -> Result<&Log> {
-        self.log.get_or_try_init(|| Log::open(&self.path, &self.options)).await
+        // In a place of its own: every call would carry the room for it otherwise.
+        self.log.get_or_try_init(|| Box::pin(Log::open(&self.path, &self.options))).await
     }
 
     async fn table(&self, tenant: &TenantId, topic: &Topic) -> Result<Table> {

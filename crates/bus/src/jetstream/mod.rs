@@ -136,10 +136,13 @@ impl Inner {
 
     /// A connection that is up.
     async fn connection(&self) -> Result<(&Connection, Life)> {
-        let open = || async {
-            let link = Link::open(self.address.clone()).await?;
-            let within = |timeout| ContextBuilder::new().timeout(timeout).build(link.client().clone());
-            Ok(Connection { events: within(KEPT_TIMEOUT), streams: within(ANSWER_TIMEOUT), link })
+        let open = || {
+            // In a place of its own: every call would carry the room for it otherwise.
+            Box::pin(async {
+                let link = Link::open(self.address.clone()).await?;
+                let within = |timeout| ContextBuilder::new().timeout(timeout).build(link.client().clone());
+                Ok(Connection { events: within(KEPT_TIMEOUT), streams: within(ANSWER_TIMEOUT), link })
+            })
         };
         let connection = self.connection.get_or_try_init(open).await?;
         let life = connection.link.ready().await?;

@@ -48,7 +48,8 @@ impl Streams {
         if known > 0 {
             return Ok(known);
         }
-        let replicas = self.make(context, address, number).await?;
+        // In a place of its own: every publish would carry the room for it otherwise.
+        let replicas = Box::pin(self.make(context, address, number)).await?;
         partition.replicas.store(replicas, Relaxed);
         Ok(replicas)
     }
