@@ -26,6 +26,7 @@ mod sockets;
 mod tokens;
 mod tools;
 mod topics;
+mod webhooks;
 
 /// A scenario that is stamped by hand could run on one shape only.
 #[test]
