@@ -83,7 +83,7 @@ impl Hand {
     }
 
     pub(crate) async fn take(&mut self, limit: usize, wait: Duration, lease: Duration) -> Result<Vec<Delivered>> {
-        let take = TakeMail { limit, wait, taker: self.taker.clone(), lease };
+        let take = TakeMail { limit, wait, taker: self.taker.clone(), lease, told: false };
         let call = Call { deadline: self.call.deadline + wait, ..self.call.clone() };
         let taken = tokio::select! {
             taken = self.mail.take(&call, &self.agent, take) => taken,

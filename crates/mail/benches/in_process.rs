@@ -52,7 +52,8 @@ async fn line(way: &str, echo: &Echo, mail: &dyn Mail, calls: u32) -> String {
         NewMessage::new(Recipient::Agent(agent("b")), body)
     };
     let (small, large, b) = (letter(256), letter(64 * 1024), agent("b"));
-    let take = TakeMail { limit: 10, wait: Duration::ZERO, taker: "t".into(), lease: Duration::from_secs(300) };
+    let take =
+        TakeMail { limit: 10, wait: Duration::ZERO, taker: "t".into(), lease: Duration::from_secs(300), told: false };
     let lease = Lease { mailbox: 1, number: 2, hand_out: 3 };
     let settlings = vec![Settling { message_id: id(1), lease, verdict: Verdict::Ack }];
     let send = cost(echo, calls, async || drop(mail.send(&call, vec![small.clone()]).await.unwrap())).await;

@@ -57,6 +57,7 @@ impl MailService {
                 taker: taker.clone(),
                 limit: take.limit,
                 lease: take.lease,
+                told: take.told,
                 now: self.desk.clock.now(),
             })
         };

@@ -242,6 +242,8 @@ pub struct TakeMail {
     /// Names the hand that takes, such as one live socket, so that all it holds can be given back at once.
     pub taker: String,
     pub lease: Duration,
+    /// It was heard that there is mail: nobody need look for it before it is taken.
+    pub told: bool,
 }
 
 /// Reads a record that has a message's fields among its own. `flatten` cannot: it would read the body into a value,

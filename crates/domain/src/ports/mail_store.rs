@@ -68,6 +68,8 @@ pub struct Taking {
     pub taker: String,
     pub limit: usize,
     pub lease: Duration,
+    /// There most likely is something: it is not looked for before it is taken.
+    pub told: bool,
     pub now: Timestamp,
 }
 

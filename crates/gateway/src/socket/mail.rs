@@ -35,7 +35,16 @@ impl Door {
 
     /// There may be mail for it.
     pub(super) fn wake(self: &Arc<Self>, socket: &Arc<Socket>) {
-        if socket.window.lock().want() {
+        self.begin(socket, false);
+    }
+
+    /// It was heard that there is mail for it.
+    pub(super) fn tell_of_mail(self: &Arc<Self>, socket: &Arc<Socket>) {
+        self.begin(socket, true);
+    }
+
+    fn begin(self: &Arc<Self>, socket: &Arc<Socket>, told: bool) {
+        if socket.window.lock().want(told) {
             self.running.spawn(self.clone().take(socket.clone()));
         }
     }
@@ -58,8 +67,8 @@ impl Door {
                 return Ok(());
             }
             let call = socket.caller.call();
-            let limit = match step {
-                Step::Take(limit) => limit,
+            let (limit, told) = match step {
+                Step::Take(limit, told) => (limit, told),
                 Step::Reclaim => {
                     self.hall.mail.give_back(&call, &socket.agent, HANDS).await?;
                     socket.window.lock().reclaimed();
@@ -67,7 +76,7 @@ impl Door {
                 }
             };
             let lease = self.hall.pace.lease;
-            let take = TakeMail { limit, wait: Duration::ZERO, taker: self.hand(socket), lease };
+            let take = TakeMail { limit, wait: Duration::ZERO, taker: self.hand(socket), lease, told };
             let taken = self.hall.mail.take(&call, &socket.agent, take).await?;
             if !self.sockets.has_mail(socket) {
                 // A newer socket was opened meanwhile: it is the one to push to.

@@ -70,12 +70,12 @@ impl Door {
             match mailbox {
                 Mailbox::Agent(agent) => {
                     if let Some(socket) = self.sockets.with_mail(tenant, agent) {
-                        self.wake(&socket);
+                        self.tell_of_mail(&socket);
                     }
                 }
                 Mailbox::Pool(pool) => {
                     for socket in self.sockets.members(tenant, pool, POOL_WAKES) {
-                        self.wake(&socket);
+                        self.tell_of_mail(&socket);
                     }
                 }
             }

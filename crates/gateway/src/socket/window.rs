@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    mem,
     time::{Duration, Instant},
 };
 
@@ -54,6 +55,8 @@ pub(super) struct Window {
     taking: bool,
     /// There may be something to take.
     wanted: bool,
+    /// It was heard that there is.
+    told: bool,
     /// There may be more behind what is held: mail of one sender waits until what it sent before is settled.
     held_up: bool,
     /// What older sockets held was given back.
@@ -69,7 +72,8 @@ pub(super) struct Window {
 pub(super) enum Step {
     /// Give back what older sockets held, so that it comes again in its order.
     Reclaim,
-    Take(usize),
+    /// So many at most, and whether it was heard that there is something.
+    Take(usize, bool),
 }
 
 impl Window {
@@ -82,9 +86,10 @@ impl Window {
         open > self.held.len() as u64
     }
 
-    /// There may be something to take. True when a taking is to begin.
-    pub(super) fn want(&mut self) -> bool {
+    /// There may be something to take, or was heard to be (`told`). True when a taking is to begin.
+    pub(super) fn want(&mut self, told: bool) -> bool {
         self.wanted = true;
+        self.told |= told;
         let begins = !self.taking && !self.over && self.has_room();
         self.taking |= begins;
         begins
@@ -93,6 +98,7 @@ impl Window {
     /// There is more than the last taking brought: the one under way goes on.
     pub(super) fn want_more(&mut self, more: bool) {
         self.wanted |= more;
+        self.told |= more;
     }
 
     /// What the taking is to do next; `None`: it is over.
@@ -106,7 +112,7 @@ impl Window {
         }
         self.wanted = false;
         self.held_up = !self.held.is_empty();
-        Some(Step::Take(WINDOW - self.held.len()))
+        Some(Step::Take(WINDOW - self.held.len(), mem::take(&mut self.told)))
     }
 
     /// What older sockets held was given back.
@@ -299,7 +305,7 @@ mod tests {
         }
         assert_eq!(renewals, RENEWED_FOR.as_secs() / (LEASE / 2).as_secs() - 1);
         assert!(!window.forget_lapsed(now), "its last renewal still counts");
-        assert!(window.forget_lapsed(now + LEASE / 2) && window.want(), "what has lapsed holds a place");
+        assert!(window.forget_lapsed(now + LEASE / 2) && window.want(false), "what has lapsed holds a place");
     }
 
     #[test]
@@ -319,27 +325,27 @@ mod tests {
     #[test]
     fn nothing_is_taken_while_a_client_holds_as_much_as_it_may() {
         let (mut window, now) = (Window::default(), Instant::now());
-        assert!(window.want() && window.next_step() == Some(Step::Reclaim));
+        assert!(window.want(false) && window.next_step() == Some(Step::Reclaim));
         window.reclaimed();
-        assert_eq!(window.next_step(), Some(Step::Take(WINDOW)));
-        assert!(!window.want(), "one taking at a time");
+        assert_eq!(window.next_step(), Some(Step::Take(WINDOW, false)));
+        assert!(!window.want(true), "one taking at a time");
         let mail = [delivered(1, 700 * 1024), delivered(2, 700 * 1024)];
         window.hold(&mail, now, LEASE);
         assert_eq!(window.next_step(), None, "another 3 MiB would not fit");
-        assert!(!window.want());
+        assert!(!window.want(false));
         window.settled(&Settling { verdict: Verdict::Ack, ..renewal(mail[0].lease) }, &Ok(()), now);
-        assert!(window.may_go_on() && window.want());
-        assert_eq!(window.next_step(), Some(Step::Take(WINDOW - 1)));
+        assert!(window.may_go_on() && window.want(false));
+        assert_eq!(window.next_step(), Some(Step::Take(WINDOW - 1, true)));
     }
 
     #[test]
     fn a_newer_socket_that_went_while_mail_is_taken_is_reclaimed_from_before_more_is() {
         let mut window = Window::default();
-        window.want();
+        window.want(false);
         window.reclaimed();
-        assert_eq!(window.next_step(), Some(Step::Take(WINDOW)));
+        assert_eq!(window.next_step(), Some(Step::Take(WINDOW, false)));
         window.reclaim_again();
-        window.want();
+        window.want(false);
         assert_eq!(window.next_step(), Some(Step::Reclaim));
     }
 }

@@ -69,6 +69,7 @@ async fn mail_is_sent_taken_and_settled_with_all_that_belongs_to_it() {
             wait: Duration::from_millis(1_234),
             taker: "socket-1".into(),
             lease: Duration::from_secs(300),
+            told: true,
         };
         assert_eq!(mail.take(&call, &a, take.clone()).await.unwrap(), echo::delivered());
         let verdicts = [

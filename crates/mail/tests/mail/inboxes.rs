@@ -17,7 +17,7 @@ use guildhall_domain::{
 use crate::stage::{Engines, Replica, admin, agent, hall, id, message, refused};
 
 pub(crate) fn asking(limit: usize, wait: Duration) -> TakeMail {
-    TakeMail { limit, wait, taker: "test".into(), lease: LEASE }
+    TakeMail { limit, wait, taker: "test".into(), lease: LEASE, told: false }
 }
 
 pub(crate) async fn take(replica: &Replica, name: &str) -> Vec<Delivered> {

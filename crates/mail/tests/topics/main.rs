@@ -46,7 +46,7 @@ async fn audited(replica: &Replica, query: AuditQuery) -> Vec<AuditRecord> {
 /// Takes what there is and acknowledges it, waiting for the first.
 async fn take(mail: &dyn Mail, who: &AgentId, wait: Duration) -> Vec<Delivered> {
     let call = agent(who.as_str());
-    let take = TakeMail { limit: 100, wait, taker: "test".into(), lease: LEASE };
+    let take = TakeMail { limit: 100, wait, taker: "test".into(), lease: LEASE, told: false };
     let taken = mail.take(&call, who, take).await.unwrap();
     if taken.is_empty() {
         return taken;

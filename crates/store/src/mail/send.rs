@@ -190,12 +190,10 @@ where
     DB::Connection: Tables,
 {
     let sending = Sending::new(&sql.mail_scribe, tenant, outgoing, bound);
-    // All that goes to a mailbox goes one way, so that one lane does not wait for another's locks.
-    let way = sending
-        .mailboxes()
-        .next()
-        .map_or(0, |mailbox| BuildHasherDefault::<DefaultHasher>::default().hash_one(mailbox));
-    sql.sends[way as usize % sql.sends.len()].push(sending).await
+    // What goes to one mailbox goes through one lane, so that no lane waits for another's locks.
+    let hash = |mailbox| BuildHasherDefault::<DefaultHasher>::default().hash_one(mailbox);
+    let lane = sending.mailboxes().next().map_or(0, hash) % sql.sends.len() as u64;
+    sql.sends[usize::try_from(lane).unwrap_or_default()].push(sending).await
 }
 
 /// By the writer: a reader may see what is not on the disk yet.

@@ -273,7 +273,7 @@ fn letter(to: &str) -> NewMessage {
 }
 
 fn taking(hand: &str, limit: usize) -> TakeMail {
-    TakeMail { limit, wait: Duration::ZERO, taker: hand.to_owned(), lease: LEASE }
+    TakeMail { limit, wait: Duration::ZERO, taker: hand.to_owned(), lease: LEASE, told: false }
 }
 
 fn bodies(taken: &[Delivered]) -> Vec<&str> {

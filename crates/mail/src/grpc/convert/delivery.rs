@@ -51,23 +51,25 @@ impl Wire for (AgentId, TakeMail) {
     type Message = wire::TakeRequest;
 
     fn pack(self) -> wire::TakeRequest {
-        let (agent_id, TakeMail { limit, wait, taker, lease }) = self;
+        let (agent_id, TakeMail { limit, wait, taker, lease, told }) = self;
         wire::TakeRequest {
             agent_id: agent_id.into(),
             limit: count(limit),
             wait_ms: millis(wait),
             taker,
             lease_ms: millis(lease),
+            told,
         }
     }
 
     fn unpack(message: wire::TakeRequest) -> Result<Self> {
-        let wire::TakeRequest { agent_id, limit, wait_ms, taker, lease_ms } = message;
+        let wire::TakeRequest { agent_id, limit, wait_ms, taker, lease_ms, told } = message;
         let take = TakeMail {
             limit: number(limit),
             wait: Duration::from_millis(wait_ms),
             taker,
             lease: Duration::from_millis(lease_ms),
+            told,
         };
         Ok((AgentId::new(agent_id)?, take))
     }

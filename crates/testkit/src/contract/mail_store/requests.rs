@@ -85,6 +85,7 @@ async fn take(replica: &Replica, agent: &str) {
         taker: format!("{agent}/hand"),
         limit: 100,
         lease: LEASE,
+        told: true,
         now: NOW,
     };
     insist(async || replica.mail.take(taking.clone()).await).await.unwrap();

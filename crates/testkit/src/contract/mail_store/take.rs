@@ -172,6 +172,7 @@ pub async fn a_mailbox_that_is_not_there_is_empty_and_one_of_another_tenant_anot
         taker: "bob/".into(),
         limit: 10,
         lease: guildhall_domain::mail::delivery::LEASE,
+        told: true,
         now: at(0),
     };
     assert_eq!(insist(async || replica.mail.take(foreign.clone()).await).await.unwrap(), []);

@@ -282,9 +282,8 @@ pub async fn where_mail_is_brought_is_shown_to_the_agent_itself_and_to_administr
             assert_eq!((shown(&got), got.webhook_url.is_some()), (sees, sees), "{:?} got {name}", caller.principal.id);
         }
         for query in [AgentQuery::default(), AgentQuery { role: Some("agent".into()), ..AgentQuery::default() }] {
-            let both = || async {
-                Ok(Some(stage.here.list(&caller, query.clone()).await?).filter(|page| page.total == 2))
-            };
+            let both =
+                || async { Ok(Some(stage.here.list(&caller, query.clone()).await?).filter(|page| page.total == 2)) };
             let page = stage.finds("both of them in the list", both).await;
             let listed: Vec<_> = page.agents.iter().map(|agent| (agent.agent_id.as_str(), shown(agent))).collect();
             assert_eq!(listed, [("other", sees[1]), ("own", sees[0])], "{:?} listed", caller.principal.id);
