@@ -24,8 +24,9 @@ use super::{
     post::{NotTaken, POST_WITHIN, Posted, Postman},
 };
 
-/// Receivers visited at once. Each visit holds a connection and at most 3 MiB of messages, so 200 MB in the worst case;
-/// the next waits until one is done, which no receiver can put off for longer than [`POST_WITHIN`].
+/// Receivers visited at once. Each visit holds a connection and at most 3 MiB of messages, so 200 MB in the worst case.
+/// A visit brings what one taking gave, and who has more waits in line again: however slow these are and however much
+/// they have, none of them keeps the others waiting for longer than [`TAKE`] times [`POST_WITHIN`].
 const AT_ONCE: usize = 64;
 /// Taken at a time: few, so that little is held from a replica that could bring it sooner.
 const TAKE: usize = 10;
@@ -46,35 +47,34 @@ pub(super) struct Visit {
 enum Ended {
     /// All that there was to bring has been brought.
     Done,
+    /// What was taken has been brought; there may be more.
+    More,
     /// The receiver does not take mail for now; it may have said for how long.
     Trouble(Option<Duration>),
 }
 
 impl Visit {
     async fn pay(&self, to: &Agent) -> Result<Ended> {
-        let call = || hall(&to.tenant);
-        while !self.stop.is_cancelled() {
-            let take = TakeMail { limit: TAKE, wait: Duration::ZERO, taker: TAKER.to_owned(), lease: LEASE };
-            let taken = self.mail.take(&call(), &to.agent_id, take).await?;
-            if taken.is_empty() {
-                break;
-            }
-            if let Some(ended) = self.bring(to, taken).await? {
-                return Ok(ended);
-            }
+        if self.stop.is_cancelled() {
+            return Ok(Ended::Done);
         }
-        Ok(Ended::Done)
+        let take = TakeMail { limit: TAKE, wait: Duration::ZERO, taker: TAKER.to_owned(), lease: LEASE, told: false };
+        let taken = self.mail.take(&hall(&to.tenant), &to.agent_id, take).await?;
+        if taken.is_empty() {
+            return Ok(Ended::Done);
+        }
+        self.bring(to, taken).await
     }
 
     /// One after the other. The first that is not taken ends it: with it went back what its sender sent later.
-    async fn bring(&self, to: &Agent, taken: Vec<Delivered>) -> Result<Option<Ended>> {
+    async fn bring(&self, to: &Agent, taken: Vec<Delivered>) -> Result<Ended> {
         let mut taken = taken.into_iter();
         while let Some(one) = taken.next() {
             let posted = tokio::select! {
                 posted = self.postman.post(to, &one.message) => posted,
                 () = self.stop.cancelled() => {
                     self.settle(to, [one].into_iter().chain(taken).map(|one| (one, Verdict::Return))).await?;
-                    return Ok(Some(Ended::Done));
+                    return Ok(Ended::Done);
                 }
             };
             metrics::counter!("guildhall_webhooks_total", "result" => posted.as_str()).increment(1);
@@ -84,17 +84,17 @@ impl Visit {
                 Posted::NotTaken(NotTaken { reason, retry_after, is_trouble }) => {
                     let longer = retry_after.filter(|wait| *wait > backoff(one.attempt));
                     let delay = longer.map(|wait| wait.min(NACK_DELAY_MAX));
-                    let trouble = is_trouble.then_some(Ended::Trouble(delay));
-                    (Verdict::Nack { delay, reason: Some(reason) }, Some(trouble))
+                    let ended = if is_trouble { Ended::Trouble(delay) } else { Ended::More };
+                    (Verdict::Nack { delay, reason: Some(reason) }, Some(ended))
                 }
             };
             self.settle(to, [(one, verdict)]).await?;
-            if let Some(trouble) = not_taken {
+            if let Some(ended) = not_taken {
                 self.settle(to, taken.map(|one| (one, Verdict::Return))).await?;
-                return Ok(trouble);
+                return Ok(ended);
             }
         }
-        Ok(None)
+        Ok(Ended::More)
     }
 
     async fn settle(&self, of: &Agent, said: impl IntoIterator<Item = (Delivered, Verdict)>) -> Result<()> {
@@ -128,7 +128,7 @@ struct Rest {
 pub(super) struct Visits {
     visit: Arc<Visit>,
     clock: Arc<dyn Clock>,
-    running: JoinSet<(Key, Ended)>,
+    running: JoinSet<(Arc<Agent>, Ended)>,
     visited: HashSet<Key>,
     /// Something came for them while they were visited.
     again: HashMap<Key, Arc<Agent>>,
@@ -171,7 +171,7 @@ impl Visits {
         {
             let key = key(&to);
             self.queued.remove(&key);
-            self.visited.insert(key.clone());
+            self.visited.insert(key);
             let visit = self.visit.clone();
             self.running.spawn(async move {
                 let paid = AssertUnwindSafe(visit.pay(&to)).catch_unwind().await;
@@ -184,7 +184,7 @@ impl Visits {
                     // The panic hook has said what it was.
                     Err(_panic) => Ended::Trouble(None),
                 };
-                (key, ended)
+                (to, ended)
             });
         }
     }
@@ -192,13 +192,15 @@ impl Visits {
     /// Waits until a visit ends, and begins the next. Never ready while there is none.
     pub(super) async fn one_ends(&mut self) {
         let Some(ended) = self.running.join_next().await else { return std::future::pending().await };
-        let (key, ended) = ended.expect("a visit is neither cut short nor panics through");
+        let (visited, ended) = ended.expect("a visit is neither cut short nor panics through");
+        let key = key(&visited);
         self.visited.remove(&key);
         let again = self.again.remove(&key);
         match ended {
-            Ended::Done => {
+            Ended::Done | Ended::More => {
                 self.rests.remove(&key);
-                if let Some(to) = again {
+                let more = matches!(ended, Ended::More).then_some(visited);
+                if let Some(to) = again.or(more) {
                     self.pay(&to);
                 }
             }
