@@ -166,7 +166,7 @@ impl Sender {
             let body = json!({
                 "to": to, "priority": priority, "idempotency_key": key,
                 "message": {
-                    "key": key, "doomed": doomed,
+                    "key": key, "n": n, "doomed": doomed,
                     "filling": "x".repeat(usize::try_from(self.dice.below(400)).unwrap()),
                 },
             });
@@ -310,8 +310,8 @@ struct Live<'h> {
     socket: Socket,
     /// The settlements that the hall has not answered, by their reference.
     said: HashMap<String, Value>,
-    /// The refused message of each line that waits for it to come again; what was pushed behind it comes again too.
-    put_off: HashMap<(String, String), Value>,
+    /// The number of each line's refused message, until it comes again; what was pushed behind it comes again too.
+    put_off: HashMap<(String, String), u64>,
 }
 
 impl Live<'_> {
@@ -332,16 +332,18 @@ impl Live<'_> {
 
     async fn take(&mut self, frame: &Value) -> Result<(), Error> {
         let mail = &frame["message"];
-        let line = line(mail);
-        if self.put_off.get(&line).is_some_and(|refused| *refused != mail["message_id"]) {
-            return Ok(());
+        let (line, n) = (line(mail), mail["message"]["n"].as_u64().unwrap_or_default());
+        match self.put_off.get(&line) {
+            Some(refused) if n > *refused => return Ok(()),
+            Some(refused) if n == *refused => drop(self.put_off.remove(&line)),
+            // One before it, of which the hall has not taken the settlement either.
+            _ => {}
         }
-        self.put_off.remove(&line);
         let mut settling = json!({"message_id": mail["message_id"], "lease": frame["lease"]});
         if let Some(reason) = self.hand.refuses(mail, &frame["attempt"]) {
             // The last time: nothing of the line waits for it any more.
             if frame["attempt"] != ATTEMPTS {
-                self.put_off.insert(line, mail["message_id"].clone());
+                self.put_off.insert(line, n);
             }
             settling["type"] = "nack".into();
             settling["delay_ms"] = 50.into();

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use guildhall_tests::{Hall, Setup, raw::Socket, scenarios};
 
 scenarios! {
@@ -68,7 +69,7 @@ async fn what_is_not_http_is_closed(hall: &Hall) {
 }
 
 async fn slow_clients_hold_up_nobody_and_are_let_go(hall: &Hall) {
-    for gateway in hall.gateway_addresses() {
+    join_all(hall.gateway_addresses().into_iter().map(async |gateway| {
         let mut slow = Vec::new();
         for number in 0..200 {
             let mut socket = Socket::open(gateway).await;
@@ -93,5 +94,6 @@ async fn slow_clients_hold_up_nobody_and_are_let_go(hall: &Hall) {
         assert!(headers.is_some(), "a client that never ends its headers is kept for ever");
         let body = body.expect("a client that never ends its body is kept for ever");
         assert!(body.is_empty() || body.starts_with("HTTP/1.1 504") || body.starts_with("HTTP/1.1 408"), "{body}");
-    }
+    }))
+    .await;
 }

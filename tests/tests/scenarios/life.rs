@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use guildhall_tests::{Hall, Setup, Shape, eventually, mcp::Session, program, raw::Socket, scenarios};
 use serde_json::json;
 
@@ -89,9 +90,8 @@ async fn while_it_waits_for_its_engines_it_can_be_asked_to_end(hall: &Hall) {
     for service in hall.services() {
         service.listens().await;
     }
-    for service in hall.services() {
-        assert_eq!(service.process.terminate(END).await, Ok(0));
-    }
+    let ended = join_all(hall.services().map(|service| service.process.terminate(END))).await;
+    assert!(ended.iter().all(|code| *code == Ok(0)), "{ended:?}");
 }
 
 async fn what_cannot_start_says_why(hall: &Hall) {
