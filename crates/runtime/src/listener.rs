@@ -39,6 +39,9 @@ const BACKLOG: i32 = 1024;
 const CONNECTIONS_MAX: usize = 8 * 1024;
 /// A client that needs longer to say what it wants holds a connection for nothing.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client that takes in nothing for so long, though there is something to send, is cut: HTTP polls no body while its
+/// buffer is full, so that nobody above would notice.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// HTTP/2 connections are asked this often whether anyone is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,8 +58,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
-    header_timeout: Duration,
+    patience: Patience,
     connections_max: usize,
+}
+
+/// How long a client may need.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    header: Duration,
+    unread: Duration,
 }
 
 impl Listener {
@@ -64,7 +74,8 @@ impl Listener {
     pub fn bind(address: SocketAddr, setting: &str) -> Result<Self> {
         let bound = bind(address).and_then(|socket| Ok((socket.local_addr()?, socket)));
         let (address, socket) = bound.map_err(|error| explain(address, setting, &error))?;
-        Ok(Self { socket, address, header_timeout: HEADER_TIMEOUT, connections_max: CONNECTIONS_MAX })
+        let patience = Patience { header: HEADER_TIMEOUT, unread: UNREAD_TIMEOUT };
+        Ok(Self { socket, address, patience, connections_max: CONNECTIONS_MAX })
     }
 
     /// The address it is bound to: with the port that was found when port 0 was asked for.
@@ -91,8 +102,7 @@ impl Listener {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let connection =
-                        serve_connection(stream, peer, service.clone(), self.header_timeout, shutdown.clone());
+                    let connection = serve_connection(stream, peer, service.clone(), self.patience, shutdown.clone());
                     connections.spawn(async move {
                         connection.await;
                         drop(place);
@@ -138,13 +148,8 @@ impl Room {
     }
 }
 
-async fn serve_connection<S, B>(
-    stream: TcpStream,
-    peer: SocketAddr,
-    service: S,
-    header_timeout: Duration,
-    shutdown: Shutdown,
-) where
+async fn serve_connection<S, B>(stream: TcpStream, peer: SocketAddr, service: S, patience: Patience, shutdown: Shutdown)
+where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
     B: Body<Data = Bytes> + Send + 'static,
@@ -154,6 +159,8 @@ async fn serve_connection<S, B>(
     let _ = stream.set_nodelay(true);
     // A peer that vanished without a word would otherwise keep a long stream open for ever.
     let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEP_ALIVE));
+    #[cfg(target_os = "linux")]
+    let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(patience.unread));
     let asked = Arc::new(AtomicBool::new(false));
     let ask = asked.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -162,10 +169,10 @@ async fn serve_connection<S, B>(
         service.clone().oneshot(request)
     });
 
-    let builder = builder(header_timeout);
+    let builder = builder(patience.header);
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     // hyper's own header time-out begins only once it knows which HTTP is spoken, and HTTP/2 has none.
-    let mut first_request = pin!(tokio::time::sleep(header_timeout));
+    let mut first_request = pin!(tokio::time::sleep(patience.header));
     let (mut waits_for_request, mut leaving) = (true, false);
     loop {
         tokio::select! {
@@ -250,11 +257,11 @@ mod tests {
     /// A listener that answers, and gives a client so long for its header.
     fn serve(header_timeout: Duration) -> (SocketAddr, Shutdown, Arc<AtomicUsize>) {
         let mut listener = Listener::bind(([127, 0, 0, 1], 0).into(), "test").unwrap();
-        listener.header_timeout = header_timeout;
+        listener.patience = Patience { header: header_timeout, unread: Duration::from_secs(1) };
         listener.connections_max = 8;
         let (address, shutdown) = (listener.address(), Shutdown::with_grace(Duration::from_millis(1_200)));
         let asked = Arc::new(AtomicUsize::new(0));
-        let (slow, never) = (asked.clone(), asked.clone());
+        let (slow, never, endless) = (asked.clone(), asked.clone(), asked.clone());
         let router = Router::new()
             .route("/who", get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() }))
             .route(
@@ -262,6 +269,16 @@ mod tests {
                 get(async move || {
                     slow.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(Duration::from_millis(300)).await;
+                }),
+            )
+            .route(
+                "/endless",
+                get(async move || {
+                    let chunk = move |()| {
+                        endless.fetch_add(1, Ordering::Relaxed);
+                        std::future::ready(Some((Ok::<_, io::Error>(Bytes::from(vec![b'x'; 64 * 1024])), ())))
+                    };
+                    axum::body::Body::from_stream(futures::stream::unfold((), chunk))
                 }),
             )
             .route(
@@ -303,6 +320,25 @@ mod tests {
         let answer = everything_after(address, b"GET /slow HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
         assert!(everything_after(address, GET).await.contains("\r\n\r\n127.0.0.1:"));
+    }
+
+    #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn a_client_that_takes_in_nothing_is_cut() {
+        let (address, _shutdown, asked) = serve(PATIENT);
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /endless HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
+        let is_polled = async || {
+            let polled = asked.load(Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            asked.load(Ordering::Relaxed) > polled
+        };
+        while is_polled().await || asked.load(Ordering::Relaxed) == 0 {}
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        // It reads again, too late: what lies in its own kernel is all there is.
+        let mut rest = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut rest)).await;
+        assert!(read.is_ok(), "it is sent to after four seconds, of which it had one");
     }
 
     #[tokio::test]
