@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, SqliteConnection};
 
 use crate::{
-    bulk::{Bulk, execute_all},
+    bulk::{Bulk, Values, execute_all},
     failure::Failure,
     row::{AuditRow, signed},
 };
@@ -32,11 +32,12 @@ const OPEN_EPOCH: &str = "INSERT INTO audit_epochs (tenant, writer, epoch, run, 
     ON CONFLICT DO NOTHING";
 const CLOSE_EPOCHS: &str = "UPDATE audit_epochs SET closed = TRUE WHERE writer = $1 AND run = $2 AND NOT closed";
 
-static SQLITE_ADD_RECORDS: Bulk = Bulk::new(
-    "INSERT OR FAIL INTO audit_records (tenant, writer, epoch, number, recorded_at, at, actor_kind, actor, act, target,
-         outcome, salt, body, body_hash) VALUES",
-    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-    "",
+static SQLITE_ADD_RECORDS: Bulk = Bulk::with_common(
+    &["tenant", "writer", "epoch", "recorded_at"],
+    &["number", "at", "actor_kind", "actor", "act", "target", "outcome", "salt", "body", "body_hash"],
+    "INSERT OR FAIL INTO audit_records (tenant, writer, epoch, recorded_at, number, at, actor_kind, actor, act, target,
+         outcome, salt, body, body_hash)
+     SELECT tenant, writer, epoch, recorded_at, given.* FROM given CROSS JOIN common",
 );
 const POSTGRES_ADD_RECORDS: &str = "INSERT INTO audit_records (tenant, writer, epoch, number, recorded_at, at,
         actor_kind, actor, act, target, outcome, salt, body, body_hash)
@@ -258,14 +259,15 @@ async fn sqlite_add_records(
     place: Place<'_>,
     records: &[&Sealed],
 ) -> Result<(), Failure> {
-    let (tenant, writer): (Arc<str>, Arc<str>) = (place.tenant.as_str().into(), place.writer.into());
     let numbered: Vec<(i64, &Sealed)> = (place.last + 1..).zip(records.iter().copied()).collect();
-    let statements = SQLITE_ADD_RECORDS.statements(&numbered, |values, (number, record)| {
-        values.add(Arc::clone(&tenant))?;
-        values.add(Arc::clone(&writer))?;
+    let common = |values: &mut Values| {
+        values.add(place.tenant.as_str())?;
+        values.add(place.writer)?;
         values.add(place.epoch)?;
+        values.add(place.recorded_at)
+    };
+    let statements = SQLITE_ADD_RECORDS.statements_with(common, &numbered, |values, (number, record)| {
         values.add(*number)?;
-        values.add(place.recorded_at)?;
         values.add(record.at)?;
         values.add(record.actor_kind)?;
         values.add(Arc::clone(&record.actor))?;

@@ -10,34 +10,32 @@ use super::{
     plan::{Accepting, Asked, Begins, Breaker, Kept, New, NewDelivery, ReceiptRow, Standing, StillBorn},
 };
 use crate::{
-    bulk::{Bulk, Values, execute_all, parts},
+    bulk::{Bulk, Values, execute_all},
     failure::Failure,
     row::signed,
 };
 
 /// One row, for each goes from SQLite's thread to ours by itself.
 static CLAIMED: Bulk = Bulk::new(
-    "WITH asked (place, tenant, sort, name) AS (VALUES",
-    "(?,?,?,?)",
-    ") SELECT json_group_array(json_array(place, mailbox, closed, waiting)) FROM asked CROSS JOIN mailboxes
-       ON mailboxes.tenant = asked.tenant AND mailboxes.sort = asked.sort AND mailboxes.name = asked.name",
+    &["place", "tenant", "sort", "name"],
+    "SELECT json_group_array(json_array(place, mailbox, closed, waiting)) FROM given CROSS JOIN mailboxes
+       ON mailboxes.tenant = given.tenant AND mailboxes.sort = given.sort AND mailboxes.name = given.name",
 );
-static MAKE_MAILBOXES: Bulk = Bulk::new("INSERT OR FAIL INTO mailboxes (tenant, sort, name) VALUES", "(?,?,?)", "");
+static MAKE_MAILBOXES: Bulk =
+    Bulk::new(&["tenant", "sort", "name"], "INSERT OR FAIL INTO mailboxes (tenant, sort, name) SELECT * FROM given");
 /// `$1`: the keys, one after the other; `$2`: how many.
 const RECEIPTS: &str =
     "WITH RECURSIVE asked (place) AS (VALUES (0) UNION ALL SELECT place + 1 FROM asked WHERE place < $2)
     SELECT receipts.* FROM asked CROSS JOIN receipts ON receipts.key = substr($1, 16 * place + 1, 16)";
 static BREAKERS: Bulk = Bulk::new(
-    "WITH asked (tenant, sort, name) AS (VALUES",
-    "(?,?,?)",
-    ") SELECT breakers.* FROM asked CROSS JOIN breakers
-       ON breakers.tenant = asked.tenant AND breakers.sort = asked.sort AND breakers.name = asked.name",
+    &["tenant", "sort", "name"],
+    "SELECT breakers.* FROM given CROSS JOIN breakers
+       ON breakers.tenant = given.tenant AND breakers.sort = given.sort AND breakers.name = given.name",
 );
 static WAITS: Bulk = Bulk::new(
-    "WITH RECURSIVE asked (tenant, agent, now) AS (VALUES",
-    "(?,?,?)",
-    "), waits (tenant, agent, whom, now) AS (
-         SELECT asked.tenant, agent, name, now FROM asked CROSS JOIN requests ON requests.tenant = asked.tenant
+    &["tenant", "agent", "now"],
+    ", waits (tenant, agent, whom, now) AS (
+         SELECT given.tenant, agent, name, now FROM given CROSS JOIN requests ON requests.tenant = given.tenant
              AND sender = agent AND state = 0 AND waits AND sort = 'agent' AND deadline > now
          UNION
          SELECT waits.tenant, whom, name, now FROM waits CROSS JOIN requests ON requests.tenant = waits.tenant
@@ -47,38 +45,54 @@ static WAITS: Bulk = Bulk::new(
 const TAKE_NUMBERS: &str = "UPDATE message_numbers SET last = last + ? RETURNING last";
 
 static ADD_MESSAGES: Bulk = Bulk::new(
-    "INSERT OR FAIL INTO messages (number, message_id, tenant, sender, recipient, kind, priority, body, sent_at, expires_at,
-         reply_to, correlation_id, conversation_id, requires_response, recipients, mailbox) VALUES",
-    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-    "",
+    &[
+        "number",
+        "message_id",
+        "tenant",
+        "sender",
+        "recipient",
+        "kind",
+        "priority",
+        "body",
+        "sent_at",
+        "expires_at",
+        "reply_to",
+        "correlation_id",
+        "conversation_id",
+        "requires_response",
+        "recipients",
+        "mailbox",
+    ],
+    "INSERT OR FAIL INTO messages (number, message_id, tenant, sender, recipient, kind, priority, body, sent_at,
+         expires_at, reply_to, correlation_id, conversation_id, requires_response, recipients, mailbox)
+     SELECT * FROM given",
 );
 static ADD_DELIVERIES: Bulk = Bulk::new(
-    "INSERT OR FAIL INTO deliveries (mailbox, number, message_id, sender, priority, expires_at, open, state) VALUES",
-    "(?,?,?,?,?,?,TRUE,0)",
-    "",
+    &["mailbox", "number", "message_id", "sender", "priority", "expires_at"],
+    "INSERT OR FAIL INTO deliveries (mailbox, number, message_id, sender, priority, expires_at, open, state)
+     SELECT *, TRUE, 0 FROM given",
 );
 static ADD_STILL_BORN: Bulk = Bulk::new(
-    "INSERT OR FAIL INTO deliveries (mailbox, number, message_id, sender, priority, expires_at, open, state, settled_at, reason)
-     VALUES",
-    "(?,?,?,?,?,?,FALSE,?,?,?)",
-    "",
+    &["mailbox", "number", "message_id", "sender", "priority", "expires_at", "state", "settled_at", "reason"],
+    "INSERT OR FAIL INTO deliveries
+         (mailbox, number, message_id, sender, priority, expires_at, state, settled_at, reason, open)
+     SELECT *, FALSE FROM given",
 );
 static ADD_DEAD_LETTERS: Bulk = Bulk::new(
-    "INSERT OR FAIL INTO dead_letters (tenant, mailbox, number, message_id, died_at) VALUES",
-    "(?,?,?,?,?)",
-    "",
+    &["tenant", "mailbox", "number", "message_id", "died_at"],
+    "INSERT OR FAIL INTO dead_letters (tenant, mailbox, number, message_id, died_at) SELECT * FROM given",
 );
 static PUT_WAITING: Bulk = Bulk::new(
-    "WITH counted (mailbox, waiting) AS (VALUES",
-    "(?,?)",
-    ") UPDATE mailboxes SET waiting = counted.waiting FROM counted WHERE mailboxes.mailbox = counted.mailbox",
+    &["mailbox", "waiting"],
+    "UPDATE mailboxes SET waiting = given.waiting FROM given WHERE mailboxes.mailbox = given.mailbox",
 );
 static PUT_RECEIPTS: Bulk = Bulk::new(
-    "INSERT INTO receipts (key, fingerprint, message_id, recipients, at) VALUES",
-    "(?,?,?,?,?)",
-    "ON CONFLICT (key) DO UPDATE SET fingerprint = excluded.fingerprint, message_id = excluded.message_id,
+    &["key", "fingerprint", "message_id", "recipients", "at"],
+    "INSERT INTO receipts (key, fingerprint, message_id, recipients, at) SELECT * FROM given WHERE TRUE
+     ON CONFLICT (key) DO UPDATE SET fingerprint = excluded.fingerprint, message_id = excluded.message_id,
          recipients = excluded.recipients, at = excluded.at",
 );
+
 fn name(values: &mut Values, asked: &Asked<'_>) -> Result<(), Failure> {
     values.add(asked.tenant)?;
     values.add(asked.mailbox.sort)?;
@@ -87,16 +101,15 @@ fn name(values: &mut Values, asked: &Asked<'_>) -> Result<(), Failure> {
 
 async fn claimed(
     connection: &mut SqliteConnection,
-    asked: &[(i64, &Asked<'_>)],
+    mailboxes: &[(i64, &Asked<'_>)],
     standings: &mut [Option<Standing>],
 ) -> Result<(), Failure> {
-    for part in parts(asked) {
-        let mut values = Values::of(part.len(), 4);
-        for (place, asked) in part {
-            values.add(*place)?;
-            name(&mut values, asked)?;
-        }
-        let (claimed,): (String,) = CLAIMED.query_as(part.len(), values).fetch_one(&mut *connection).await?;
+    let asked = |values: &mut Values, (place, asked): &(i64, &Asked<'_>)| {
+        values.add(*place)?;
+        name(values, asked)
+    };
+    for query in CLAIMED.queries(mailboxes, asked) {
+        let (claimed,): (String,) = query?.fetch_one(&mut *connection).await?;
         let claimed: Vec<(usize, i64, i64, i64)> = serde_json::from_str(&claimed)?;
         for (place, mailbox, closed, waiting) in claimed {
             standings[place] = Some(Standing { mailbox, closed: closed != 0, waiting });
@@ -131,24 +144,21 @@ impl SendTables for SqliteConnection {
 
     async fn lock_breakers(&mut self, asked: &[Asked<'_>]) -> Result<Vec<Breaker>, Failure> {
         let mut breakers = Vec::new();
-        for part in parts(asked) {
-            let mut values = Values::of(part.len(), 3);
-            part.iter().try_for_each(|asked| name(&mut values, asked))?;
-            breakers.extend(BREAKERS.query_as(part.len(), values).fetch_all(&mut *self).await?);
+        for query in BREAKERS.queries(asked, name) {
+            breakers.extend(query?.fetch_all(&mut *self).await?);
         }
         Ok(breakers)
     }
 
     async fn waits(&mut self, begins: &[Begins<'_>]) -> Result<Vec<(String, String, String)>, Failure> {
         let mut waits = Vec::new();
-        for part in parts(begins) {
-            let mut values = Values::of(part.len(), 3);
-            for wait in part {
-                values.add(wait.tenant)?;
-                values.add(wait.whom)?;
-                values.add(wait.at)?;
-            }
-            waits.extend(WAITS.query_as(part.len(), values).fetch_all(&mut *self).await?);
+        let begins_to_wait = |values: &mut Values, wait: &Begins<'_>| {
+            values.add(wait.tenant)?;
+            values.add(wait.whom)?;
+            values.add(wait.at)
+        };
+        for query in WAITS.queries(begins, begins_to_wait) {
+            waits.extend(query?.fetch_all(&mut *self).await?);
         }
         Ok(waits)
     }

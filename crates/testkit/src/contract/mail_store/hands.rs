@@ -70,7 +70,8 @@ impl<'a> Hand<'a> {
         static TAKINGS: AtomicU64 = AtomicU64::new(0);
         let taker = format!("{}/{}/", self.name, TAKINGS.fetch_add(1, Ordering::Relaxed));
         let (tenant, mailboxes) = (hall(), self.mailboxes.clone());
-        let taking = Taking { tenant, mailboxes, taker: taker.clone(), limit, lease: LEASE, told: limit.is_multiple_of(2), now };
+        let taking =
+            Taking { tenant, mailboxes, taker: taker.clone(), limit, lease: LEASE, told: limit.is_multiple_of(2), now };
         let taken = self.replica.mail.take(taking).await;
         (taker, taken)
     }
