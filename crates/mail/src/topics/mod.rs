@@ -141,6 +141,10 @@ fn target(topic: &Topic) -> String {
 impl Topics for TopicDesk {
     async fn publish(&self, call: &Call, topic: &Topic, event: NewEvent) -> Result<Published> {
         self.allow(call, Operation::PublishEvent, topic)?;
+        // In an open hall nobody need say who he is, but whoever reads an event is told.
+        if call.principal.id.is_empty() {
+            call.principal.require_agent()?;
+        }
         event.check()?;
         let tenant = &call.principal.tenant;
         if let Some(schema) = self.schemas.of(tenant, topic).await? {

@@ -164,3 +164,13 @@ async fn a_filter_that_does_not_parse_subscribes_nobody() {
     assert_eq!(acts.iter().filter(|act| *act == "topic.subscribe").count(), 2, "{acts:?}");
     assert!(acts.contains(&"topic.unsubscribe".to_owned()), "{acts:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_says_who_published_it() {
+    let (here, _there) = Engines::embedded().replicas().await;
+    // As in an open hall, where callers may leave out who they are.
+    let nameless = Call::new(Principal::new(TenantId::default(), PrincipalKind::Person, "", [roles::ADMIN]));
+    let fault = refused(publish(&here, &nameless, "ci", &json!(1)).await, ErrorCode::InvalidParams);
+    assert!(fault.message.contains("X-Agent-Id"), "{fault}");
+    publish(&here, &admin(), "ci", &json!(1)).await.unwrap();
+}
