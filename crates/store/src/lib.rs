@@ -2,7 +2,7 @@
 //!
 //! How a write flows: a method of a port (`agent_store.rs`, `audit_store.rs`) hands a closure over one connection to
 //! the writer (`writer.rs`), which runs it in a transaction together with whatever else waits, and answers once that
-//! is committed. The act and its audit record are rows of that one transaction. How a read flows: the method takes a
+//! is on the disk (`disk.rs`). The act and its audit record are rows of that one transaction. How a read flows: the method takes a
 //! connection of the readers, who never wait for a writer.
 //!
 //! Each statement is one text for both engines, `$1` placeholders and all. What a connection can do is a trait for

@@ -6,13 +6,14 @@ use std::{
 };
 
 /// Package and bench; each prints lines of JSON.
-pub(super) const BENCHES: [(&str, &str); 8] = [
+pub(super) const BENCHES: [(&str, &str); 9] = [
     ("guildhall-rpc", "in_process"),
     ("guildhall-agent-registry", "list_agents"),
     ("guildhall-store", "registration"),
     ("guildhall-store", "sealing"),
     ("guildhall-store", "mail_send"),
     ("guildhall-mail", "in_process"),
+    ("guildhall-mail", "send"),
     ("guildhall-mail", "publish"),
     ("guildhall-tests", "mail"),
 ];

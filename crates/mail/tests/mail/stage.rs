@@ -74,7 +74,7 @@ impl Engines {
             clock: self.clock.clone(),
             entropy: Arc::new(SeededEntropy::new(seed(writer))),
             writer: writer.to_owned(),
-            max_connections: 4,
+            max_connections: CONNECTIONS,
         };
         let store = Store::connect(&self.database, options);
         let hot = guildhall_hot::connect(&self.hot_url, self.clock.clone()).unwrap();
@@ -109,6 +109,7 @@ pub(crate) struct Reached {
     pub(crate) bus: Arc<dyn Bus>,
 }
 
+const CONNECTIONS: u32 = 8;
 /// What every replica is started with.
 pub(crate) const KEPT: Retention = Retention { age: Duration::from_secs(30 * 24 * 3_600), bytes: 1 << 30 };
 pub(crate) const BOUND: MailboxBound = MailboxBound { messages: 1_000 };
