@@ -2,8 +2,8 @@
 //!
 //! How a write flows: a method of a port (`agent_store.rs`, `audit_store.rs`) hands a closure over one connection to
 //! the writer (`writer.rs`), which runs it in a transaction together with whatever else waits, and answers once that
-//! is on the disk (`disk.rs`). The act and its audit record are rows of that one transaction. How a read flows: the method takes a
-//! connection of the readers, who never wait for a writer.
+//! is on the disk (`disk.rs`). The act and its audit record are rows of that one transaction. How a read flows: the
+//! method takes a connection of the readers, who never wait for a writer.
 //!
 //! Each statement is one text for both engines, `$1` placeholders and all. What a connection can do is a trait for
 //! each group of tables (`agents.rs`, `access.rs`, `audit.rs`, `chain.rs`, `topics.rs`, those under `mail`), stamped by

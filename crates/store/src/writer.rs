@@ -417,3 +417,59 @@ async fn run_alone<DB: Database>(
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    };
+
+    use sqlx::{Sqlite, sqlite::SqlitePoolOptions};
+
+    use super::*;
+
+    static FOLDED: AtomicU32 = AtomicU32::new(0);
+
+    async fn add(writer: &Writer<Sqlite>, n: i64) -> Result<u64> {
+        let add = writer.write(move |tables| {
+            Box::pin(async move {
+                Ok(sqlx::query("INSERT INTO rows (n) VALUES ($1)").bind(n).execute(tables).await?.rows_affected())
+            })
+        });
+        add.await
+    }
+
+    #[tokio::test]
+    async fn after_a_sync_that_failed_nothing_is_written_before_the_log_is_folded() {
+        let folder = tempfile::tempdir().unwrap();
+        let pool = SqlitePoolOptions::new().max_connections(1);
+        let pool = pool.connect_lazy(&format!("sqlite:{}/t.db?mode=rwc", folder.path().display())).unwrap();
+        sqlx::query("CREATE TABLE rows (n INTEGER)").execute(&pool).await.unwrap();
+        let broken = Arc::new(AtomicBool::new(false));
+        let sync = Arc::clone(&broken);
+        let log = Log::<Sqlite> {
+            sync: Box::new(move || if sync.load(Ordering::Relaxed) { Err(io::Error::other("broken")) } else { Ok(()) }),
+            fold: |_| {
+                Box::pin(async {
+                    if FOLDED.fetch_add(1, Ordering::Relaxed) == 0 {
+                        return Err(Failure::Refused(Error::unavailable("someone reads")));
+                    }
+                    Ok(())
+                })
+            },
+        };
+        let begin = Begin { kept: "BEGIN IMMEDIATE", done: "BEGIN IMMEDIATE" };
+        let writer = Writer::start_alone("sqlite", pool, begin, log);
+        assert_eq!(add(&writer, 1).await, Ok(1));
+        broken.store(true, Ordering::Relaxed);
+        assert_eq!(add(&writer, 2).await.unwrap_err().code, ErrorCode::Timeout, "nobody knows");
+        broken.store(false, Ordering::Relaxed);
+        assert_eq!(add(&writer, 3).await.unwrap_err().code, ErrorCode::Unavailable, "it could not be folded");
+        assert_eq!(add(&writer, 4).await, Ok(1));
+        assert_eq!(FOLDED.load(Ordering::Relaxed), 2, "once in vain, then well, and never again");
+        assert_eq!(add(&writer, 5).await, Ok(1));
+        assert_eq!(FOLDED.load(Ordering::Relaxed), 2);
+        writer.close().await;
+    }
+}
