@@ -202,9 +202,10 @@ impl File {
     }
 
     pub(super) async fn page(&self, tenant: &TenantId, topic: &Topic, after: u64) -> Result<Vec<Row>> {
+        // `+`: SQLite looks into a bare limit, and plans the statement anew each time.
         let mut rows = sqlx::query_as(
             "SELECT sequence, published_at, envelope FROM events WHERE tenant = $1 AND topic = $2 AND sequence > $3 \
-             ORDER BY sequence LIMIT $4",
+             ORDER BY sequence LIMIT +$4",
         )
         .bind(tenant.as_str())
         .bind(topic.as_str())

@@ -170,7 +170,7 @@ impl Writer {
             .execute(&mut *transaction)
             .await?;
         let oldest: Vec<(i64, i64, i64)> =
-            sqlx::query_as("SELECT sequence, published_at, size_bytes FROM events ORDER BY sequence LIMIT $1")
+            sqlx::query_as("SELECT sequence, published_at, size_bytes FROM events ORDER BY sequence LIMIT +$1")
                 .bind(SWEEP_ROWS)
                 .fetch_all(&mut *transaction)
                 .await?;
