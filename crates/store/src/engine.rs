@@ -30,6 +30,8 @@ use crate::{
 const ACQUIRE: Duration = Duration::from_secs(5);
 /// Statements that a connection keeps prepared; more than this program has.
 const STATEMENTS: usize = 512;
+/// Two that write apart, one for the writes that share commits, and one that reads.
+const CONNECTIONS_MIN: u32 = 4;
 /// Groups of a lane under way at once: on SQLite one runs, one waits for its turn, and one is on its way to the disk; on
 /// Postgres the second would meet the first one's locks, but takings and settlements of unlike mailboxes do not.
 const LOG_GROUPS: u32 = 3;
@@ -203,13 +205,14 @@ async fn fold(connection: &mut SqliteConnection) -> Result<(), Failure> {
 
 impl Sql<Postgres> {
     pub(crate) fn reach(server: &PgConnectOptions, connections: u32, scribe: impl Fn(&str) -> Arc<Scribe>) -> Self {
+        let connections = connections.max(CONNECTIONS_MIN);
         let options = server
             .clone()
             .application_name("guildhall")
             .statement_cache_capacity(STATEMENTS)
             .disable_statement_logging();
         let pool = PgPoolOptions::new()
-            .max_connections(connections.max(2))
+            .max_connections(connections)
             .acquire_timeout(ACQUIRE)
             // One that was used a moment ago is not asked for a sign of life: that is a journey.
             .test_before_acquire(false)
@@ -233,8 +236,8 @@ impl Sql<Postgres> {
             ("jit", "off"),
         ]));
         let readers = pool.clone();
-        // Half of the connections at most: reads find one.
-        let apart = connections.max(2) / 2;
+        // They are kept from write to write, beside the one of the writes that share commits: reads find the others.
+        let apart = connections / 2;
         let begin = Begin {
             kept: "BEGIN ISOLATION LEVEL READ COMMITTED",
             done: "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = off",

@@ -54,7 +54,7 @@ pub struct StoreOptions {
     pub entropy: Arc<dyn Entropy>,
     /// The name of this process in the audit chain, for example the pod's.
     pub writer: String,
-    /// Connections to Postgres, or readers of the SQLite file; at least 2.
+    /// Connections to Postgres, or readers of the SQLite file; at least 4.
     pub max_connections: u32,
 }
 

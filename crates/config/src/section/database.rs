@@ -42,9 +42,9 @@ impl Section for Database {
             faults,
         );
         faults.expect(
-            (1..=1_000).contains(&self.max_connections),
+            (4..=1_000).contains(&self.max_connections),
             "database.max_connections",
-            "is not between 1 and 1000",
+            "is not between 4 and 1000",
             "16 serve most halls",
         );
     }
