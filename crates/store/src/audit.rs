@@ -278,7 +278,8 @@ async fn sqlite_add_records(
         values.add(Arc::clone(&record.body))?;
         values.add(Arc::clone(&record.body_hash))
     });
-    execute_all(connection, statements).await
+    execute_all(connection, statements).await?;
+    Ok(())
 }
 
 async fn postgres_add_records(

@@ -114,18 +114,19 @@ impl Bulk {
 /// A statement for one part of some rows.
 pub(crate) type Statement = Result<Query<'static, Sqlite, SqliteArguments>, Failure>;
 
-/// While SQLite works on one, the next is made: its thread is what a busy hall waits for.
+/// While SQLite works on one, the next is made: its thread is what a busy hall waits for. Gives the number of rows that
+/// they have written.
 pub(crate) async fn execute_all(
     connection: &mut SqliteConnection,
     mut statements: impl Iterator<Item = Statement>,
-) -> Result<(), Failure> {
-    let mut next = statements.next();
+) -> Result<u64, Failure> {
+    let (mut written, mut next) = (0, statements.next());
     while let Some(statement) = next {
         let (done, following) = futures::join!(statement?.execute(&mut *connection), async { statements.next() });
-        done?;
+        written += done?.rows_affected();
         next = following;
     }
-    Ok(())
+    Ok(written)
 }
 
 /// The values of a statement, row by row.

@@ -30,7 +30,7 @@ pub(crate) use self::{
 };
 use self::{
     decide::{View, decide, first_receipt},
-    plan::{Accepting, Begins, Breaker, Kept, Plan},
+    plan::{Accepting, Begins, Breaker, Claimed, Kept, Plan},
     seldom::SeldomTables,
 };
 use super::lane::{Call, Care, GROUP_WEIGHT};
@@ -172,7 +172,7 @@ impl<C: Tables> Call<C> for Sending {
         calls: &[Self],
         care: Care,
     ) -> Result<Vec<Result<Accepted>>, Failure> {
-        if C::LOOKS_ARE_DEAR && care == Care::Little && calls.iter().all(Sending::is_plain) {
+        if care == Care::Little && calls.iter().all(Sending::is_plain) {
             accept_unseen(tables, scribe, calls).await
         } else {
             accept(tables, scribe, calls).await
@@ -221,9 +221,8 @@ pub(crate) async fn accept(
     Ok(answers)
 }
 
-/// Accepts every call, as messages that nothing speaks against, with half the journeys: the mailboxes are counted up as
-/// they are locked, and no receipt is looked for. `Raced`, and nothing is written, where one would not have been
-/// accepted, or had been before.
+/// Accepts every call, as messages that nothing speaks against, with fewer looks: whether a receipt was given before is
+/// seen when it is put. `Raced`, and nothing is written, where one would not have been accepted, or had been before.
 async fn accept_unseen(
     tables: &mut impl Tables,
     scribe: &Scribe,
@@ -232,7 +231,7 @@ async fn accept_unseen(
     let mut claims: BTreeMap<Asked<'_>, i64> = BTreeMap::new();
     calls.iter().flat_map(Sending::mailboxes).for_each(|mailbox| *claims.entry(mailbox).or_default() += 1);
     let (mailboxes, more): (Vec<Asked<'_>>, Vec<i64>) = claims.into_iter().unzip();
-    let (standings, numbers) = tables.claim_unseen(&mailboxes, &more).await?;
+    let Claimed { standings, numbers, counted } = tables.claim_unseen(&mailboxes, &more).await?;
     if standings.len() != mailboxes.len() {
         return Err(look_closer());
     }
@@ -241,7 +240,9 @@ async fn accept_unseen(
     if answers.iter().any(Result::is_err) || plan.messages.len() != numbers.len() {
         return Err(look_closer());
     }
-    plan.counted.clear();
+    if counted {
+        plan.counted.clear();
+    }
     write(tables, scribe, &plan, &numbers).await?;
     Ok(answers)
 }
@@ -314,18 +315,12 @@ async fn look<'c>(tables: &mut impl Tables, calls: &'c [Sending]) -> Result<View
 }
 
 pub(crate) trait SendTables: SeldomTables {
-    /// Whether a look into the tables is a journey.
-    const LOOKS_ARE_DEAR: bool;
-
-    /// Locks those of the mailboxes that are there, in the order of `asked`, and counts `more` deliveries in them. Gives
-    /// how they stood before, and the numbers of as many messages, rising. Where looks are not dear, none is claimed.
+    /// Locks those of the mailboxes that are there, in the order of `asked`, for `more` deliveries to each.
     fn claim_unseen(
         &mut self,
-        _asked: &[Asked<'_>],
-        _more: &[i64],
-    ) -> impl Future<Output = Result<(Vec<Standing>, Vec<i64>), Failure>> + Send {
-        async { Ok((Vec::new(), Vec::new())) }
-    }
+        asked: &[Asked<'_>],
+        more: &[i64],
+    ) -> impl Future<Output = Result<Claimed, Failure>> + Send;
     /// Lets nobody else begin to wait in these tenants until the transaction is over: two that begin at once could
     /// close a circle that neither sees.
     fn lock_waits(&mut self, tenants: &[&str]) -> impl Future<Output = Result<(), Failure>> + Send;
@@ -342,7 +337,7 @@ pub(crate) trait SendTables: SeldomTables {
     ) -> impl Future<Output = Result<Vec<(String, String, String)>, Failure>> + Send;
     /// The next numbers of messages, rising.
     fn numbers(&mut self, how_many: usize) -> impl Future<Output = Result<Vec<i64>, Failure>> + Send;
-    /// `Raced` when another transaction has used one of the receipts' keys at this moment.
+    /// `Raced` when one of the receipts was given before.
     fn add(&mut self, new: New<'_>) -> impl Future<Output = Result<(), Failure>> + Send;
     fn add_still_born(&mut self, dead: &[StillBorn<'_>]) -> impl Future<Output = Result<(), Failure>> + Send;
 }

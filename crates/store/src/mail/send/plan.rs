@@ -56,6 +56,16 @@ pub(crate) struct Standing {
     pub(crate) waiting: i64,
 }
 
+/// Mailboxes that were locked without a look at what else may speak against a call.
+pub(crate) struct Claimed {
+    /// How they stood before.
+    pub(crate) standings: Vec<Standing>,
+    /// Of as many messages as they are for, rising.
+    pub(crate) numbers: Vec<i64>,
+    /// What is put in them has been counted already.
+    pub(crate) counted: bool,
+}
+
 /// A receipt that was given.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kept {

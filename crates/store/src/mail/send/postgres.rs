@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use super::{
     Parcel, SendTables,
     decide::RECEIPT_KEPT_MS,
-    plan::{Asked, Begins, Breaker, Kept, New, ReceiptRow, Standing, StillBorn},
+    plan::{Asked, Begins, Breaker, Claimed, Kept, New, ReceiptRow, Standing, StillBorn},
     raced,
 };
 use crate::{failure::Failure, row::signed};
@@ -97,17 +97,15 @@ fn names<'a>(asked: &[Asked<'a>]) -> (Vec<&'a str>, Vec<&'a str>, Vec<&'a str>) 
 }
 
 impl SendTables for PgConnection {
-    const LOOKS_ARE_DEAR: bool = true;
-
-    async fn claim_unseen(&mut self, asked: &[Asked<'_>], more: &[i64]) -> Result<(Vec<Standing>, Vec<i64>), Failure> {
-        type Claimed = (Option<Vec<i64>>, Option<Vec<bool>>, Option<Vec<i64>>, Option<Vec<i64>>);
+    async fn claim_unseen(&mut self, asked: &[Asked<'_>], more: &[i64]) -> Result<Claimed, Failure> {
+        type Row = (Option<Vec<i64>>, Option<Vec<bool>>, Option<Vec<i64>>, Option<Vec<i64>>);
         let (tenants, sorts, names) = names(asked);
         let claim = sqlx::query_as(CLAIM_UNSEEN).bind(tenants).bind(sorts).bind(names).bind(more);
-        let (mailboxes, closed, waiting, numbers): Claimed = claim.fetch_one(self).await?;
+        let (mailboxes, closed, waiting, numbers): Row = claim.fetch_one(self).await?;
         let standings = mailboxes.into_iter().flatten().zip(closed.into_iter().flatten());
         let standings = standings.zip(waiting.into_iter().flatten());
         let standings = standings.map(|((mailbox, closed), waiting)| Standing { mailbox, closed, waiting });
-        Ok((standings.collect(), numbers.unwrap_or_default()))
+        Ok(Claimed { standings: standings.collect(), numbers: numbers.unwrap_or_default(), counted: true })
     }
 
     async fn lock_waits(&mut self, tenants: &[&str]) -> Result<(), Failure> {

@@ -7,7 +7,9 @@ use sqlx::SqliteConnection;
 
 use super::{
     SendTables,
-    plan::{Accepting, Asked, Begins, Breaker, Kept, New, NewDelivery, ReceiptRow, Standing, StillBorn},
+    decide::RECEIPT_KEPT_MS,
+    plan::{Accepting, Asked, Begins, Breaker, Claimed, Kept, New, NewDelivery, ReceiptRow, Standing, StillBorn},
+    raced,
 };
 use crate::{
     bulk::{Bulk, Values, execute_all},
@@ -86,11 +88,14 @@ static PUT_WAITING: Bulk = Bulk::new(
     &["mailbox", "waiting"],
     "UPDATE mailboxes SET waiting = given.waiting FROM given WHERE mailboxes.mailbox = given.mailbox",
 );
-static PUT_RECEIPTS: Bulk = Bulk::new(
+/// Changes nothing of a receipt that is still good.
+static PUT_RECEIPTS: Bulk = Bulk::with_common(
+    &["kept_ms"],
     &["key", "fingerprint", "message_id", "recipients", "at"],
     "INSERT INTO receipts (key, fingerprint, message_id, recipients, at) SELECT * FROM given WHERE TRUE
      ON CONFLICT (key) DO UPDATE SET fingerprint = excluded.fingerprint, message_id = excluded.message_id,
-         recipients = excluded.recipients, at = excluded.at",
+         recipients = excluded.recipients, at = excluded.at
+         WHERE receipts.at <= excluded.at - (SELECT kept_ms FROM common)",
 );
 
 fn name(values: &mut Values, asked: &Asked<'_>) -> Result<(), Failure> {
@@ -118,8 +123,21 @@ async fn claimed(
     Ok(())
 }
 
+async fn take_numbers(connection: &mut SqliteConnection, how_many: i64) -> Result<Vec<i64>, Failure> {
+    let last: i64 = sqlx::query_scalar(TAKE_NUMBERS).bind(how_many).fetch_one(connection).await?;
+    Ok((last - how_many + 1..=last).collect())
+}
+
 impl SendTables for SqliteConnection {
-    const LOOKS_ARE_DEAR: bool = false;
+    /// Nobody else writes: they are locked already.
+    async fn claim_unseen(&mut self, asked: &[Asked<'_>], more: &[i64]) -> Result<Claimed, Failure> {
+        let asked: Vec<(i64, &Asked<'_>)> = (0..).zip(asked).collect();
+        let mut standings = vec![None; asked.len()];
+        claimed(self, &asked, &mut standings).await?;
+        let standings: Vec<Standing> = standings.into_iter().flatten().collect();
+        let messages = if standings.len() == asked.len() { more.iter().sum() } else { 0 };
+        Ok(Claimed { standings, numbers: take_numbers(self, messages).await?, counted: false })
+    }
 
     async fn lock_waits(&mut self, _tenants: &[&str]) -> Result<(), Failure> {
         Ok(())
@@ -164,9 +182,7 @@ impl SendTables for SqliteConnection {
     }
 
     async fn numbers(&mut self, how_many: usize) -> Result<Vec<i64>, Failure> {
-        let how_many = signed(how_many as u64);
-        let last: i64 = sqlx::query_scalar(TAKE_NUMBERS).bind(how_many).fetch_one(self).await?;
-        Ok((last - how_many + 1..=last).collect())
+        take_numbers(self, signed(how_many as u64)).await
     }
 
     async fn add(&mut self, new: New<'_>) -> Result<(), Failure> {
@@ -195,14 +211,17 @@ impl SendTables for SqliteConnection {
             values.add(counted.mailbox)?;
             values.add(counted.waiting)
         });
-        let receipts = PUT_RECEIPTS.statements(&new.receipts, |values, (receipt, parcel)| {
+        let kept_ms = |values: &mut Values| values.add(RECEIPT_KEPT_MS);
+        let receipts = PUT_RECEIPTS.statements_with(kept_ms, &new.receipts, |values, (receipt, parcel)| {
             values.add(&receipt.key[..])?;
             values.add(&receipt.fingerprint[..])?;
             values.add(&parcel.message_id[..])?;
             values.add(signed(parcel.recipients() as u64))?;
             values.add(parcel.sent_at)
         });
-        execute_all(self, messages.chain(deliveries).chain(counted).chain(receipts)).await
+        execute_all(self, messages.chain(deliveries).chain(counted)).await?;
+        let put = execute_all(self, receipts).await?;
+        if put == new.receipts.len() as u64 { Ok(()) } else { Err(raced()) }
     }
 
     async fn add_still_born(&mut self, dead: &[StillBorn<'_>]) -> Result<(), Failure> {
@@ -219,7 +238,8 @@ impl SendTables for SqliteConnection {
             values.add(&dead.delivery.message_id[..])?;
             values.add(dead.died_at)
         });
-        execute_all(self, deliveries.chain(letters)).await
+        execute_all(self, deliveries.chain(letters)).await?;
+        Ok(())
     }
 }
 
