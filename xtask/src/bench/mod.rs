@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: measures what the hall promises, three times over, beside the baselines of the same minute,
-//! and writes `docs/benchmarks/hall.json` and the table in `docs/benchmarks.md`.
+//! and writes `docs/benchmarks/hall.json` and the table in `docs/benchmarks.md`: after each round, for they take long.
 //!
 //! Nothing here fails because a machine is slow: it measures and writes down.
 
@@ -22,6 +22,8 @@ pub(crate) fn run() -> Result<(), String> {
     programs::build()?;
     let baseline = baseline::build()?;
     let mut figures = Figures::new();
+    // Before the report itself is a change that is not committed.
+    let commit = output(Command::new("git").args(["describe", "--always", "--dirty"]))?;
     for round in 1..=ROUNDS {
         eprintln!("round {round} of {ROUNDS}");
         startup::measure(&mut figures)?;
@@ -46,8 +48,9 @@ pub(crate) fn run() -> Result<(), String> {
                 collect(name, line, &mut figures);
             }
         }
+        report::write(&figures, &commit, round)?;
     }
-    report::write(&figures)
+    Ok(())
 }
 
 /// Every number of `value`, under the path to it.

@@ -1,10 +1,10 @@
 //! What was measured, as JSON for machines and as a table for people.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, process::Command};
+use std::{collections::BTreeMap, fmt::Write as _, fs};
 
 use serde::Serialize;
 
-use super::{Figures, ROUNDS, median, output};
+use super::{Figures, median};
 
 const JSON: &str = "docs/benchmarks/hall.json";
 const PAGE: &str = "docs/benchmarks.md";
@@ -57,13 +57,13 @@ const SETTINGS: [&str; 10] = [
 const CONFIGURATION: &str = "release profile as shipped (thin LTO); SQLite WAL, answered once synced; default.toml; mail_* \
     beyond the port: tokens asked for, policy, audit, metrics and traces on, the rate limit raised";
 
-pub(super) fn write(figures: &Figures) -> Result<(), String> {
+pub(super) fn write(figures: &Figures, commit: &str, rounds: usize) -> Result<(), String> {
     let medians: BTreeMap<&str, f64> = figures.iter().map(|(name, runs)| (name.as_str(), median(runs))).collect();
     let report = Report {
-        commit: output(Command::new("git").args(["describe", "--always", "--dirty"]))?.trim().to_owned(),
+        commit: commit.trim().to_owned(),
         machine: machine(),
         configuration: CONFIGURATION,
-        rounds: ROUNDS,
+        rounds,
         errors: errors(figures),
         medians,
         runs: figures,
@@ -84,10 +84,10 @@ fn errors(figures: &Figures) -> f64 {
 
 fn page(report: &Report<'_>) -> String {
     let mut page = format!(
-        "# Benchmarks\n\n`make bench` writes this page and [hall.json](benchmarks/hall.json): medians of {ROUNDS} rounds, \
+        "# Benchmarks\n\n`make bench` writes this page and [hall.json](benchmarks/hall.json): medians of {} rounds, \
          product and baseline in\nthe same run. Figures of one machine say little; processor time and ratios say more.\n\n\
          Commit {}, {}.\nConfiguration: {}.\n\n| figure | goal | median | runs |\n|---|---|---|---|\n",
-        report.commit, report.machine, report.configuration
+        report.rounds, report.commit, report.machine, report.configuration
     );
     let figures = report.medians.iter().filter(|(name, _)| !SETTINGS.iter().any(|setting| name.ends_with(setting)));
     for (name, median) in figures {
