@@ -65,23 +65,11 @@ async fn measure(name: &str, engines: &Engines, bare: Option<f64>) {
     send_all(&replica.mail, 0..AGENTS).await;
 
     let began = Instant::now();
-    let mut latencies = send_all(&replica.mail, AGENTS..AGENTS + MESSAGES).await;
+    let latencies = send_all(&replica.mail, AGENTS..AGENTS + MESSAGES).await;
     let seconds = began.elapsed().as_secs_f64();
     reached.store.close().await;
-    latencies.sort_unstable();
-    let per_s = MESSAGES as f64 / seconds;
-    let line = json!({
-        "name": name,
-        "ops_per_s": per_s.round(),
-        "baseline_per_s": bare,
-        "of_baseline": bare.map(|bare| per_s / bare),
-        "ops": MESSAGES,
-        "at_once": AT_ONCE,
-        "mailboxes": AGENTS,
-        "p50_us": latencies[MESSAGES / 2].as_secs_f64() * 1e6,
-        "p99_us": latencies[MESSAGES * 99 / 100].as_secs_f64() * 1e6,
-        "seconds": seconds,
-    });
+    let mut line = baseline::beside(bare, latencies, seconds);
+    (line["name"], line["at_once"], line["mailboxes"]) = (json!(name), json!(AT_ONCE), json!(AGENTS));
     println!("{line}");
 }
 

@@ -92,23 +92,11 @@ async fn measure(measurement: &Measurement, url: &DatabaseUrl, bare: Option<f64>
     send_all(&store, 256, mailboxes, 0..mailboxes).await;
 
     let began = Instant::now();
-    let mut latencies = send_all(&store, at_once, mailboxes, mailboxes..mailboxes + messages).await;
+    let latencies = send_all(&store, at_once, mailboxes, mailboxes..mailboxes + messages).await;
     let seconds = began.elapsed().as_secs_f64();
     store.close().await;
-    latencies.sort_unstable();
-    let per_s = messages as f64 / seconds;
-    let line = json!({
-        "name": name,
-        "ops_per_s": per_s.round(),
-        "baseline_per_s": bare,
-        "of_baseline": bare.map(|bare| per_s / bare),
-        "ops": messages,
-        "at_once": at_once,
-        "mailboxes": mailboxes,
-        "p50_us": latencies[messages / 2].as_secs_f64() * 1e6,
-        "p99_us": latencies[messages * 99 / 100].as_secs_f64() * 1e6,
-        "seconds": seconds,
-    });
+    let mut line = baseline::beside(bare, latencies, seconds);
+    (line["name"], line["at_once"], line["mailboxes"]) = (json!(name), json!(at_once), json!(mailboxes));
     println!("{line}");
 }
 

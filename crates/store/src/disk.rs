@@ -93,7 +93,8 @@ impl<W: Waiting> Disk<W> {
     /// `failures`: as many as there were before the transaction began.
     pub(crate) async fn committed(&self, waiting: W, failures: u64) {
         if let Err(mpsc::error::SendError(lost)) = self.committed.send(Committed { waiting, failures }).await {
-            lost.waiting.answer(Err(Error::internal("the thread that syncs the database has ended; restart the hall")));
+            // Nothing was refused: it is committed, and may or may not come to the disk.
+            lost.waiting.answer(Err(not_known()));
         }
     }
 

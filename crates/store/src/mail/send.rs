@@ -144,9 +144,7 @@ impl Sending {
         let parcels = outgoing.into_iter().map(|outgoing| Parcel::new(scribe, outgoing)).collect();
         Self { tenant: tenant.as_str().into(), parcels, bound }
     }
-}
 
-impl Sending {
     /// Those that it reaches in its own transaction.
     fn mailboxes(&self) -> impl Iterator<Item = Asked<'_>> {
         self.parcels.iter().flat_map(|parcel| parcel.at_once().map(|mailbox| mailbox.in_tenant(&self.tenant)))
