@@ -16,13 +16,13 @@ test: ## run all tests; ENGINES=none skips those that need an engine, and counts
 ifeq ($(ENGINES),none)
 	@mkdir -p target/engines && : > target/engines/skipped
 	cargo build --workspace --bins --tests
-	cargo test --workspace
+	cargo test --workspace --no-fail-fast
 	@echo "ENGINES=none: $$(wc -l < target/engines/skipped) times a test went without an engine it needs:"
 	@sort target/engines/skipped | uniq --count
 else
 	@xtask/engines.sh
 	cargo build --workspace --bins --tests
-	cargo test --workspace
+	cargo test --workspace --no-fail-fast
 endif
 
 # Each part of the hall is killed, stopped and cut off SOAK_ROUNDS times, the embedded one killed six times as often.

@@ -22,7 +22,7 @@ use guildhall_testkit::{
 };
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn connect(url: &str, folder: &TempDir) -> Arc<dyn Bus> {
     let retention = Retention { age: Duration::from_secs(24 * 60 * 60), bytes: 1 << 30 };

@@ -24,7 +24,7 @@ use guildhall_testkit::{
 
 const SUBJECT: Subject = Subject("test.happened");
 /// For a client that waits before it tries to connect again.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn options() -> BusOptions {
     let retention = Retention { age: Duration::from_secs(24 * 60 * 60), bytes: 1 << 30 };

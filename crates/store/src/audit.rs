@@ -19,6 +19,8 @@ use crate::{
     row::{AuditRow, signed},
 };
 
+/// Processes of one name that may open an epoch at one moment.
+const OPENINGS_MAX: usize = 4;
 /// Records a query gives when it does not say, and at most.
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 1_000;
@@ -137,18 +139,18 @@ impl Scribe {
         how_many: usize,
     ) -> Result<Numbers, Failure> {
         let (how_many, now) = (signed(how_many as u64), self.clock.now());
-        if let Some(numbers) = tables.take_numbers(tenant, &self.writer, &self.run, how_many, now).await? {
-            return Ok(numbers);
+        for _ in 0..=OPENINGS_MAX {
+            if let Some(numbers) = tables.take_numbers(tenant, &self.writer, &self.run, how_many, now).await? {
+                return Ok(numbers);
+            }
+            // Where another process of this name was first, this has waited for it: next time it opens the one after.
+            tables.open_epoch(tenant, &self.writer, &self.run).await?;
         }
-        tables.open_epoch(tenant, &self.writer, &self.run).await?;
-        let numbers = tables.take_numbers(tenant, &self.writer, &self.run, how_many, now).await?;
-        numbers.ok_or_else(|| {
-            Failure::Refused(Error::unavailable(format!(
-                "another process begins to write the audit chain under the name {} at this moment; repeat the call, \
-                 and give each process a name of its own",
-                self.writer
-            )))
-        })
+        Err(Failure::Refused(Error::unavailable(format!(
+            "other processes begin to write the audit chain under the name {} at this moment; repeat the call, and \
+             give each process a name of its own",
+            self.writer
+        ))))
     }
 
     pub(crate) fn seal(&self, entry: &AuditEntry) -> Sealed {

@@ -8,7 +8,7 @@ use guildhall_domain::{
     audit::AuditQuery,
     ports::{
         AuditStore,
-        audit_store::{Epoch, Head, Seal, Written},
+        audit_store::{Bodies, Epoch, Head, Seal, Written},
     },
 };
 use sqlx::Database;
@@ -94,9 +94,10 @@ where
         writer: &str,
         epoch: u64,
         numbers: RangeInclusive<u64>,
+        bodies: Bodies,
     ) -> Result<Vec<AuditRecord>> {
         let mut tables = self.reader().await?;
-        let rows = in_time(tables.records(tenant, writer, epoch, &numbers)).await;
+        let rows = in_time(tables.records(tenant, writer, epoch, &numbers, bodies)).await;
         let rows = tables.done(rows)?;
         rows.into_iter().map(AuditRow::record).collect()
     }

@@ -7,7 +7,7 @@ use std::{future::Future, ops::RangeInclusive};
 
 use guildhall_domain::{
     Result, TenantId,
-    ports::audit_store::{Head, RUN_MAX, Seal},
+    ports::audit_store::{Bodies, Head, RUN_MAX, Seal},
 };
 use sqlx::{PgConnection, SqliteConnection};
 
@@ -32,8 +32,21 @@ const EPOCHS: &str = concat!(
 const UNSEALED_TENANTS: &str =
     concat!("SELECT DISTINCT tenant FROM audit_epochs WHERE last_number > ", sealed_up_to!(), " ORDER BY tenant");
 
-const RECORDS: &str = "SELECT *, CAST(NULL AS BIGINT) AS position, CAST(NULL AS TEXT) AS hash FROM audit_records
-    WHERE tenant = $1 AND writer = $2 AND epoch = $3 AND number BETWEEN $4 AND $5 ORDER BY number LIMIT +$6";
+macro_rules! records {
+    ($columns:literal) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            ", CAST(NULL AS BIGINT) AS position, CAST(NULL AS TEXT) AS hash FROM audit_records
+             WHERE tenant = $1 AND writer = $2 AND epoch = $3 AND number BETWEEN $4 AND $5 ORDER BY number LIMIT +$6"
+        )
+    };
+}
+const RECORDS: &str = records!("*");
+const RECORDS_WITHOUT_BODIES: &str = records!(
+    "tenant, writer, epoch, number, at, actor_kind, actor, act, target, outcome, body_hash,
+     CAST(NULL AS TEXT) AS body, NULL AS salt"
+);
 const WRITTEN: &str = "SELECT there.writer, there.epoch, COUNT(*) AS records, MAX(there.number) AS last_number,
         COALESCE(MAX(seals.records), 0) AS sealed,
         COUNT(CASE WHEN there.number > COALESCE(seals.last_number, 0) THEN 1 END) AS unsealed
@@ -69,6 +82,7 @@ pub(crate) trait ChainTables: Send {
         writer: &str,
         epoch: u64,
         numbers: &RangeInclusive<u64>,
+        bodies: Bodies,
     ) -> impl Future<Output = Result<Vec<AuditRow>, Failure>> + Send;
     fn written(&mut self, tenant: &TenantId) -> impl Future<Output = Result<Vec<WrittenRow>, Failure>> + Send;
 
@@ -107,8 +121,13 @@ macro_rules! chain_tables {
                 writer: &str,
                 epoch: u64,
                 numbers: &RangeInclusive<u64>,
+                bodies: Bodies,
             ) -> Result<Vec<AuditRow>, Failure> {
-                let find = sqlx::query_as(RECORDS)
+                let records = match bodies {
+                    Bodies::With => RECORDS,
+                    Bodies::Without => RECORDS_WITHOUT_BODIES,
+                };
+                let find = sqlx::query_as(records)
                     .bind(tenant.as_str())
                     .bind(writer)
                     .bind(signed(epoch))

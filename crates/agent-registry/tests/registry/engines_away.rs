@@ -13,7 +13,7 @@ use crate::{
 };
 
 const LOOKS: Duration = Duration::from_millis(2_500);
-const WITHIN: Duration = Duration::from_secs(15);
+const WITHIN: Duration = Duration::from_secs(60);
 
 async fn two(engines: &Engines) -> (Replica, Replica) {
     let here = engines.reach("here");

@@ -17,7 +17,7 @@ use crate::stage::{Engines, Reached, Replica, hall};
 
 /// A replica looks every second; twice that, and some for a busy machine.
 const LOOKS: Duration = Duration::from_millis(2_500);
-const WITHIN: Duration = Duration::from_secs(10);
+const WITHIN: Duration = Duration::from_secs(60);
 
 pub(crate) fn admin() -> Call {
     Call::new(Principal::new(TenantId::default(), PrincipalKind::Person, "operator", [roles::ADMIN]))

@@ -71,6 +71,13 @@ impl Seal {
     }
 }
 
+/// Whether records are read with their bodies and salts. The chain covers only a hash of those.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Bodies {
+    With,
+    Without,
+}
+
 #[async_trait]
 pub trait AuditStore: Send + Sync + 'static {
     async fn record(&self, entries: Vec<AuditEntry>) -> Result<()>;
@@ -93,6 +100,7 @@ pub trait AuditStore: Send + Sync + 'static {
         writer: &str,
         epoch: u64,
         numbers: RangeInclusive<u64>,
+        bodies: Bodies,
     ) -> Result<Vec<AuditRecord>>;
     async fn epochs(&self, tenant: &TenantId) -> Result<Vec<Epoch>>;
     /// Counted from the records themselves, to be compared with [`Self::epochs`].

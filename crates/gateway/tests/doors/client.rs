@@ -17,7 +17,7 @@ use crate::stage::{Gate, Stage};
 const OLD: &str = "2025-11-25";
 const NEW: &str = "2026-07-28";
 /// Longer than anything that is not meant to take long, on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
 pub(crate) struct Client {
@@ -60,7 +60,7 @@ impl Answer {
 
 impl Client {
     pub(crate) fn of(gate: &Gate, agent: &str) -> Self {
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
+        let http = reqwest::Client::builder().timeout(PATIENCE).build().unwrap();
         Self { http, address: gate.address, agent: agent.to_owned(), token: None, capabilities: json!({}) }
     }
 

@@ -16,7 +16,7 @@ use tokio_tungstenite::{
 use crate::stage::Gate;
 
 /// Longer than anything that is not meant to take long, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Client {
     pub(crate) web_socket: WebSocketStream<MaybeTlsStream<TcpStream>>,

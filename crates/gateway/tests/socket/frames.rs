@@ -14,7 +14,7 @@ use crate::{
     stage::{Stage, Terms, admin, id},
 };
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 fn ended(error: &str, code: u16) -> Ended {
     Ended { error: Some(error.to_owned()), code: Some(code) }

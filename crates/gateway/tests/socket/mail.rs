@@ -14,7 +14,7 @@ use crate::{
     stage::{Stage, id},
 };
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 const A_WHILE: Duration = Duration::from_millis(300);
 
 async fn nothing_waits(stage: &Stage, name: &str) {

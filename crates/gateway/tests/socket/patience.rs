@@ -12,7 +12,7 @@ use crate::{
     stage::{Stage, Terms},
 };
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 /// Twenty of them from one ping to the next.
 const WALK: Duration = Duration::from_millis(20);
 

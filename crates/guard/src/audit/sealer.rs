@@ -4,7 +4,7 @@ use std::mem;
 
 use guildhall_domain::{
     AuditRecord, ErrorCode, Result, TenantId,
-    ports::audit_store::{AuditStore, Head, Seal},
+    ports::audit_store::{AuditStore, Bodies, Head, Seal},
 };
 
 use super::chain;
@@ -25,7 +25,7 @@ pub async fn seal_tenant(store: &dyn AuditStore, tenant: &TenantId) -> Result<u6
         unsealed.retain(|epoch| epoch.sealed < epoch.last_number);
         for (at, epoch) in unsealed.iter().enumerate() {
             let numbers = epoch.sealed + 1..=epoch.last_number;
-            let records = store.records(tenant, &epoch.writer, epoch.epoch, numbers).await?;
+            let records = store.records(tenant, &epoch.writer, epoch.epoch, numbers, Bodies::Without).await?;
             more |= records.last().is_some_and(|last| last.number < epoch.last_number);
             // Where a number is missing, a record was taken away: what is left is sealed, and verifying names it.
             let runs = records.chunk_by(|one, next| next.number == one.number + 1);

@@ -11,7 +11,7 @@
 use guildhall_domain::{
     AuditRecord, Result, TenantId,
     audit::AuditVerdict,
-    ports::audit_store::{AuditStore, Epoch, Head, RUN_MAX, Seal, Written},
+    ports::audit_store::{AuditStore, Bodies, Epoch, Head, RUN_MAX, Seal, Written},
 };
 
 use super::chain;
@@ -87,7 +87,7 @@ impl Walk {
                     break;
                 }
                 for seal in page {
-                    let records = store.records(tenant, &seal.writer, seal.epoch, seal.numbers()).await?;
+                    let records = store.records(tenant, &seal.writer, seal.epoch, seal.numbers(), Bodies::With).await?;
                     seen = seal.first_position;
                     self.step(seal, &records);
                 }

@@ -32,7 +32,7 @@ use tokio::net::TcpListener;
 
 use crate::stage::{Engines, Replica, admin, agent, id, message};
 
-const SOON: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(60);
 
 /// What came to a receiver.
 #[derive(Clone)]

@@ -21,7 +21,7 @@ use super::{
     take, topic,
 };
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 /// For what must not come.
 const AWHILE: Duration = Duration::from_millis(400);
 

@@ -19,7 +19,7 @@ use super::{
     topic,
 };
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn observer() -> Call {
     Call::new(Principal::new(TenantId::default(), PrincipalKind::Person, "guest", [roles::OBSERVER]))

@@ -23,7 +23,7 @@ use super::{Time, insist};
 use crate::fault::{FaultPlan, Faulty};
 
 /// For what must come and nothing has been seen to hold up.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A bus under test.
 pub struct Stage {

@@ -31,9 +31,10 @@ pub async fn insist<T, F: Future<Output = Result<T>>>(call: impl Fn() -> F) -> R
     Err(last)
 }
 
-/// Waits until `look` finds something: reads may be stale, and may be lost, for a while. At most 10 s.
+/// Waits until `look` finds something: reads may be stale, and may be lost, for a while. A minute at most, which only a
+/// failure takes.
 pub async fn eventually<T, F: Future<Output = Result<Option<T>>>>(what: &str, look: impl Fn() -> F) -> T {
-    let found = tokio::time::timeout(Duration::from_secs(10), async {
+    let found = tokio::time::timeout(Duration::from_secs(60), async {
         loop {
             if let Some(found) = insist(&look).await.expect(what) {
                 return found;
@@ -43,6 +44,6 @@ pub async fn eventually<T, F: Future<Output = Result<Option<T>>>>(what: &str, lo
     });
     match found.await {
         Ok(found) => found,
-        Err(_) => panic!("waited 10 s in vain: {what}"),
+        Err(_) => panic!("waited a minute in vain: {what}"),
     }
 }

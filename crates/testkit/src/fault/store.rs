@@ -10,7 +10,7 @@ use guildhall_domain::{
     ports::{
         AgentStore, AuditStore,
         agent_store::{AccessRows, AgentEdit, IfPresent, SealedSigningKey, StoredAgent},
-        audit_store::{Epoch, Head, Seal, Written},
+        audit_store::{Bodies, Epoch, Head, Seal, Written},
     },
 };
 
@@ -131,9 +131,10 @@ impl AuditStore for Faulty<dyn AuditStore> {
         writer: &str,
         epoch: u64,
         numbers: RangeInclusive<u64>,
+        bodies: Bodies,
     ) -> Result<Vec<AuditRecord>> {
-        let key = ("records", tenant, writer, epoch, &numbers);
-        read(&self.plan, key, || self.inner.records(tenant, writer, epoch, numbers.clone())).await
+        let key = ("records", tenant, writer, epoch, &numbers, bodies);
+        read(&self.plan, key, || self.inner.records(tenant, writer, epoch, numbers.clone(), bodies)).await
     }
 
     async fn epochs(&self, tenant: &TenantId) -> Result<Vec<Epoch>> {

@@ -256,7 +256,7 @@ async fn listen(stage: &Stage, subject: Subject) -> Hints {
 }
 
 async fn next(hints: &mut Hints) -> Hint {
-    tokio::time::timeout(Duration::from_secs(10), hints.next()).await.expect("a hint within 10 s").expect("a hint")
+    tokio::time::timeout(Duration::from_secs(60), hints.next()).await.expect("a hint within a minute").expect("a hint")
 }
 
 pub async fn where_mail_is_brought_is_shown_to_the_agent_itself_and_to_administrators_alone(stage: &Stage) {

@@ -71,7 +71,7 @@ async fn hear(hints: &mut BoxStream<'static, Hint>, heard: &mut Heard, enough: i
         let hint = match hints.next().now_or_never() {
             Some(hint) => hint,
             None if enough(heard) => return,
-            None => tokio::time::timeout(Duration::from_secs(10), hints.next()).await.expect("a change is announced"),
+            None => tokio::time::timeout(Duration::from_secs(60), hints.next()).await.expect("a change is announced"),
         };
         let said: Value = serde_json::from_slice(&hint.expect("the bus is there").envelope.payload).unwrap();
         let word = |name: &str| said[name].as_str().unwrap().to_owned();

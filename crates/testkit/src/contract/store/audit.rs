@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use futures::future::join_all;
 use guildhall_domain::{
     AuditEntry, AuditRecord, ErrorCode, NewAgent, PrincipalKind, TenantId,
     audit::{AuditQuery, Outcome, canonical_body},
@@ -204,6 +205,15 @@ pub async fn replicas_of_one_name_do_not_share_an_epoch(stage: &Stage) {
     let epochs: Vec<_> = written.iter().map(|there| (there.writer.as_str(), there.epoch)).collect();
     assert_eq!(epochs, [("twin", 1), ("twin", 2)]);
     assert!(written.iter().all(|there| there.records >= 3), "{written:?}");
+
+    // Nor is one refused because another begins at the same moment.
+    for n in 0..8 {
+        let entry = act_in(&tenant(&format!("t{n}")), "tool.call", "first");
+        let at_once = replicas.iter().map(|replica| replica.audit.record(vec![entry.clone()]));
+        for recorded in join_all(at_once).await {
+            assert!(recorded.is_ok() || !stage.answers_once(), "{recorded:?}");
+        }
+    }
 }
 
 pub async fn an_epoch_that_is_closed_is_followed_by_the_next(stage: &Stage) {
