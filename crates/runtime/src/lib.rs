@@ -5,6 +5,7 @@
 //! of the house takes as arguments are made here.
 
 pub mod admin;
+mod allocator;
 mod background;
 mod backoff;
 mod clock;

@@ -234,6 +234,8 @@ impl Sql<Postgres> {
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
             ("jit", "off"),
+            // Whatever the values are, the plan is the same; making one anew cost a tenth of a send.
+            ("plan_cache_mode", "force_generic_plan"),
         ]));
         let readers = pool.clone();
         // They are kept from write to write, beside the one of the writes that share commits: reads find the others.
