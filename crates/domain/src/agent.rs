@@ -291,6 +291,13 @@ pub struct AgentQuery {
     pub after: Option<AgentId>,
 }
 
+impl AgentQuery {
+    /// Whether it leaves nobody out but those of other pages.
+    pub fn is_of_everyone(&self) -> bool {
+        self.status.is_none() && self.capability.is_none() && self.role.is_none()
+    }
+}
+
 /// One page, in the order of ids.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AgentPage {

@@ -144,9 +144,8 @@ impl Sql<Sqlite> {
             .foreign_keys(true)
             // Another process (`guildhall migrate`, a backup) may hold the file for a moment.
             .busy_timeout(ACQUIRE)
-            // 64 MiB of the file are read without a copy, and 8 MiB a connection are cached.
-            .pragma("mmap_size", "67108864")
-            .pragma("cache_size", "-8192")
+            // Of each connection; the kernel caches the file for all of them.
+            .pragma("cache_size", "-2048")
             .pragma("temp_store", "memory")
             .disable_statement_logging();
         let writes = options

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::Bound,
     sync::Arc,
     time::Duration,
 };
@@ -100,7 +101,15 @@ impl TenantRoster {
         Some(member.agent.clone())
     }
 
+    /// A part of everyone is taken from the records while the list is old: whoever joins is told of some others, and
+    /// with each that joined the list of all would be made anew.
     pub(crate) fn list(&self, query: &AgentQuery, moment: Moment) -> AgentPage {
+        let mut book = self.book.lock();
+        let is_part = query.is_of_everyone() && limit_of(query) < book.members.len();
+        if is_part && !book.shown.is_good(book.news, moment) {
+            return part(&mut book.members, query, moment);
+        }
+        drop(book);
         self.shown(moment).page(query)
     }
 
@@ -176,6 +185,22 @@ impl Member {
     }
 }
 
+fn limit_of(query: &AgentQuery) -> usize {
+    if query.limit == 0 { PAGE_DEFAULT } else { query.limit.min(PAGE_MAX) }
+}
+
+fn part(members: &mut BTreeMap<AgentId, Member>, query: &AgentQuery, moment: Moment) -> AgentPage {
+    let total = members.len();
+    let from = query.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+    let mut rest = members.range_mut::<AgentId, _>((from, Bound::Unbounded)).map(|(_, member)| {
+        member.show(moment);
+        member.agent.clone()
+    });
+    let agents: Arc<[Arc<Agent>]> = rest.by_ref().take(limit_of(query)).collect();
+    let more = usize::from(rest.next().is_some());
+    AgentPage { next: next(&agents, agents.len() + more), total, agents }
+}
+
 fn show(members: &mut BTreeMap<AgentId, Member>, moment: Moment) -> Shown {
     let mut good_until: Option<Timestamp> = None;
     let mut agents = Vec::with_capacity(members.len());
@@ -201,9 +226,9 @@ impl Shown {
     }
 
     fn page(&self, query: &AgentQuery) -> AgentPage {
-        let limit = if query.limit == 0 { PAGE_DEFAULT } else { query.limit.min(PAGE_MAX) };
+        let limit = limit_of(query);
         let after = |id: &AgentId| query.after.as_ref().is_none_or(|after| id > after);
-        if query.status.is_some() || query.capability.is_some() || query.role.is_some() {
+        if !query.is_of_everyone() {
             let matching: Vec<&Arc<Agent>> = self.agents.iter().filter(|agent| matches(query, agent)).collect();
             let from = matching.partition_point(|agent| !after(&agent.agent_id));
             let rest = &matching[from..];
@@ -342,5 +367,33 @@ mod tests {
         let query = AgentQuery { after: Some(id("a-44")), ..query };
         let last = roster.list(&query, gauge.moment());
         assert_eq!((last.agents.len(), last.next), (5, None));
+    }
+
+    #[test]
+    fn a_part_of_everyone_is_the_same_whether_the_list_is_old_or_new_and_makes_no_list() {
+        let (clock, gauge, roster) = stage();
+        for n in 0..50 {
+            roster.put(agent(&format!("a-{n:02}"), n + 1, clock.now()));
+        }
+        clock.advance(Duration::from_secs(60));
+        roster.signs([(id("a-07"), clock.now())]);
+        let pages = || {
+            [
+                (1, None),
+                (20, None),
+                (49, None),
+                (20, Some("a-24")),
+                (5, Some("a-44")),
+                (6, Some("a-44")),
+                (9, Some("b")),
+            ]
+            .map(|(limit, after)| AgentQuery { limit, after: after.map(id), ..AgentQuery::default() })
+            .map(|query| roster.list(&query, gauge.moment()))
+        };
+        let old = pages();
+        assert_eq!(roster.book.lock().news, News::Records, "the list was made for a part of it");
+        roster.shown(gauge.moment());
+        assert_eq!(old, pages());
+        assert_eq!(old[1].agents[7].status, Presence::Active);
     }
 }
