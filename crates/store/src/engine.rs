@@ -144,7 +144,7 @@ impl Sql<Sqlite> {
             .foreign_keys(true)
             // Another process (`guildhall migrate`, a backup) may hold the file for a moment.
             .busy_timeout(ACQUIRE)
-            // Of each connection; the kernel caches the file for all of them.
+            // 2 MiB of each connection; the kernel caches the file for all of them.
             .pragma("cache_size", "-2048")
             .pragma("temp_store", "memory")
             .disable_statement_logging();

@@ -109,8 +109,9 @@ impl TenantRoster {
         if is_part && !book.shown.is_good(book.news, moment) {
             return part(&mut book.members, query, moment);
         }
+        let shown = book.shown(moment);
         drop(book);
-        self.shown(moment).page(query)
+        shown.page(query)
     }
 
     /// Those that want their mail brought this way.
@@ -125,12 +126,7 @@ impl TenantRoster {
     }
 
     pub(crate) fn shown(&self, moment: Moment) -> Arc<Shown> {
-        let mut book = self.book.lock();
-        if !book.shown.is_good(book.news, moment) {
-            book.shown = Arc::new(show(&mut book.members, moment));
-            book.news = News::None;
-        }
-        book.shown.clone()
+        self.book.lock().shown(moment)
     }
 
     /// Takes signs of life of those who are here.
@@ -170,6 +166,16 @@ impl TenantRoster {
 
     pub(crate) fn standings(&self) -> Vec<(AgentId, Standing)> {
         self.book.lock().members.iter().map(|(id, member)| (id.clone(), member.standing)).collect()
+    }
+}
+
+impl Book {
+    fn shown(&mut self, moment: Moment) -> Arc<Shown> {
+        if !self.shown.is_good(self.news, moment) {
+            self.shown = Arc::new(show(&mut self.members, moment));
+            self.news = News::None;
+        }
+        self.shown.clone()
     }
 }
 
